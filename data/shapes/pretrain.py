@@ -1,0 +1,219 @@
+"""Pretrain the miniature CLIP of Shapes-5i on scenes and captions, and measure how well it knows its words.
+
+    python -m data.shapes.pretrain [key=value ...]     options: config/shapes/pretrain.yaml
+    python -m data.shapes.pretrain check               only the accuracy of the shipped weights
+"""
+import sys
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data.shapes.caption import PROMPTS, caption, plain_caption
+from data.shapes.scene import Style, scene
+from model.clip import CLIP
+from model.clip_weights import build_clip, read_clip
+from model.text_encoder import TextEncoder
+from model.tokenizer import Tokenizer
+from model.vision_transformer import VisionTransformer
+from util import config as configuration
+from util.checkpoint import write_atomically
+from util.errors import run_main
+from util.folds import Classes
+from util.progress import progress
+
+CONFIG = configuration.ROOT / "config" / "shapes" / "pretrain.yaml"
+CHECK_SEED = 7_000_000  # scenes for the accuracy, from a series of their own
+
+
+@dataclass
+class Stage:
+    """A stretch of training on scenes of one kind; config/shapes/pretrain.yaml says what each field is for."""
+    side: int
+    samples: int
+    single_share: float
+    single_diameter: list[float]
+    objects: list[int]
+    diameter: list[float]
+
+    def style(self, single: bool) -> Style:
+        if single:
+            return Style(side=self.side, objects=(1, 1), diameter=tuple(self.single_diameter))
+        return Style(side=self.side, objects=tuple(self.objects), diameter=tuple(self.diameter))
+
+
+@dataclass
+class Pretrain:
+    """config/shapes/pretrain.yaml says what each is for."""
+    out: str
+    classes: str
+    seed: int
+    patch: int
+    vision_width: int
+    vision_layers: int
+    text_width: int
+    text_layers: int
+    context_length: int
+    embed_dim: int
+    stages: list[Stage]
+    batch_size: int
+    muon_lr: float
+    adamw_lr: float
+    weight_decay: float
+    warmup: float
+    decay: float
+    caption_weight: float
+    workers: int
+    threads: int
+
+
+class Captioned(Dataset):
+    """Sample i: image (3, S, S) uint8, caption ids (L,), which classes are in it (K,) float."""
+
+    def __init__(self, stage: Stage, names: list[str], seed: int, context_length: int):
+        self.stage, self.names, self.seed, self.context_length = stage, names, seed, context_length
+        self.tokenize = Tokenizer()
+        self.middle = sum(stage.single_diameter) / 2
+
+    def __len__(self) -> int:
+        return self.stage.samples
+
+    def __getitem__(self, i: int):
+        rng = np.random.default_rng((self.seed, i, self.stage.side))
+        style = self.stage.style(rng.random() < self.stage.single_share)
+        image, _, things = scene(self.names, range(1, len(self.names) + 1), self.seed + self.stage.side, i, style)
+        try:
+            tokens = self.tokenize(caption(things, self.middle, rng), self.context_length)[0]
+        except ValueError:  # too long with all its attributes
+            tokens = self.tokenize(plain_caption(things), self.context_length)[0]
+        present = torch.zeros(len(self.names))
+        present[[self.names.index(thing.name) for thing in things]] = 1
+        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), tokens, present
+
+
+def contrastive_loss(clip: CLIP, images: Tensor, captions: Tensor, present: Tensor, prompts: Tensor,
+                     caption_weight: float) -> Tensor:
+    """Each image against the prompts of all classes, those in it sharing the target; plus image against caption."""
+    scale = clip.logit_scale.exp()
+    visual = clip.encode_image(images).float()                        # (B, D)
+    text = clip.encode_text(torch.cat([prompts, captions])).float()   # (K + B, D)
+    named, told = text[:len(prompts)], text[len(prompts):]
+    loss = F.cross_entropy(scale * visual @ named.T, present / present.sum(1, keepdim=True))
+    logits = scale * visual @ told.T                                  # (B, B)
+    same = torch.arange(len(images), device=logits.device)
+    return loss + caption_weight * (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
+
+
+def _optimizers(clip: CLIP, cfg: Pretrain) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the transformer blocks, AdamW for the rest."""
+    matrices = [p for name, p in clip.named_parameters() if "resblocks" in name and p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in clip.parameters() if id(p) not in chosen]
+    return [torch.optim.Muon(matrices, lr=cfg.muon_lr, weight_decay=cfg.weight_decay),
+            torch.optim.AdamW(rest, lr=cfg.adamw_lr, weight_decay=cfg.weight_decay)]
+
+
+def _rate(step: int, steps: int, cfg: Pretrain) -> float:
+    """Share of the learning rate at ``step``: linear warm-up, flat, linear decay to zero."""
+    return min(1.0, (step + 1) / max(1, cfg.warmup * steps), (steps - step) / max(1, cfg.decay * steps))
+
+
+def new_clip(cfg: Pretrain) -> CLIP:
+    visual = VisionTransformer(cfg.stages[0].side, cfg.patch, cfg.vision_width, cfg.vision_layers, cfg.vision_width // 64,
+                               cfg.embed_dim)
+    text = TextEncoder(Tokenizer().end + 1, cfg.context_length, cfg.text_width, cfg.text_layers,
+                       max(1, cfg.text_width // 64), cfg.embed_dim)
+    return CLIP(visual, text)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """uint8 (B, 3, S, S) to CLIP's own statistics (OpenAI CLIP, clip.py)."""
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=images.device).view(3, 1, 1)
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=images.device).view(3, 1, 1)
+    return (images / 255 - mean) / std
+
+
+@torch.inference_mode()
+def accuracy(clip: CLIP, names: list[str], style: Style, count: int = 2000, seed: int = CHECK_SEED) -> float:
+    """Top-1 of fresh single-object images against "a photo of a NAME" for all names."""
+    tokenize = Tokenizer()
+    device = clip.logit_scale.device
+    prompts = tokenize([f"a photo of a {name}" for name in names], clip.text.context_length).to(device)
+    text = clip.encode_text(prompts)
+    right = seen = 0
+    for start in range(0, count, 250):
+        drawn = [scene(names, range(1, len(names) + 1), seed, start + i, style) for i in range(min(250, count - start))]
+        images = torch.from_numpy(np.stack([image for image, _, _ in drawn])).permute(0, 3, 1, 2).to(device)
+        truth = torch.tensor([names.index(things[0].name) for _, _, things in drawn], device=device)
+        guess = (clip.encode_image(normalise(images)) @ text.T).argmax(1)
+        right += int((guess == truth).sum())
+        seen += len(drawn)
+    return right / seen
+
+
+def train(cfg: Pretrain, names: list[str]) -> CLIP:
+    torch.manual_seed(cfg.seed)
+    torch.set_num_threads(cfg.threads)
+    cv2.setNumThreads(0)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    clip = new_clip(cfg).to(device).train()
+    tokenize = Tokenizer()
+    prompts = [tokenize([p.format(n) for n in names], cfg.context_length).to(device) for p in PROMPTS]
+    steps = sum(stage.samples // cfg.batch_size for stage in cfg.stages)
+    step = 0
+    for stage in cfg.stages:
+        clip.visual.resize(stage.side)
+        optimizers = _optimizers(clip, cfg)  # anew, for the resized position embedding
+        base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
+        loader = DataLoader(Captioned(stage, names, cfg.seed, cfg.context_length), cfg.batch_size,
+                            num_workers=cfg.workers, drop_last=True, prefetch_factor=8 if cfg.workers else None)
+        bar = progress(loader, f"pretraining at {stage.side} px")
+        for images, captions, present in bar:
+            for optimizer, rates in zip(optimizers, base):
+                for group, rate in zip(optimizer.param_groups, rates):
+                    group["lr"] = rate * _rate(step, steps, cfg)
+            images, captions, present = normalise(images.to(device)), captions.to(device), present.to(device)
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = contrastive_loss(clip, images, captions, present, prompts[step % len(prompts)],
+                                        cfg.caption_weight)
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            with torch.no_grad():
+                clip.logit_scale.clamp_(max=np.log(100))  # as CLIP, section 2.5
+            step += 1
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+            if step % 250 == 0:
+                top1 = accuracy(clip.eval(), names, stage.style(single=True), 500)
+                print(f"step {step}/{steps}  loss {loss.item():.3f}  top-1 {top1:.3f}", flush=True)
+                clip.train()
+        save(clip, cfg.out)
+    return clip.eval()
+
+
+def save(clip: CLIP, path: str) -> None:
+    """A plain state dict in OpenAI's names, fp16 as OpenAI ships."""
+    state = {name: tensor.half() if tensor.is_floating_point() else tensor
+             for name, tensor in clip.state_dict_openai().items()}
+    write_atomically(path, state)
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    check = arguments[:1] == ["check"]
+    cfg = configuration.load(Pretrain, CONFIG, arguments[check:], base=None)
+    names = Classes.read(cfg.classes).names
+    if not check:
+        save(train(cfg, names), cfg.out)
+    clip = build_clip(read_clip(cfg.out)).eval()
+    print(f"{cfg.out}: image-to-text top-1 {accuracy(clip, names, cfg.stages[-1].style(single=True)):.4f} "
+          f"on 2000 fresh images of one object, {len(names)} names")
+
+
+if __name__ == "__main__":
+    run_main(main)

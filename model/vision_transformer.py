@@ -1,0 +1,64 @@
+"""CLIP's image encoder as OpenAI trained it: the frozen trunk that ESDA's image encoder grows from."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.layers import Transformer
+
+
+def resize_position_embedding(embedding: Tensor, grid: int) -> Tensor:
+    """Resize a square grid of position embeddings bilinearly (ESDA, part 2; 14 x 14 to 30 x 30 for 480 px).
+
+    Args:
+        embedding: (1 + g * g, C), the [CLS] position first.
+        grid: the new side h.
+    Returns:
+        (1 + h * h, C), the same tensor where h equals g.
+    """
+    old = round((embedding.shape[0] - 1) ** 0.5)
+    if old * old + 1 != embedding.shape[0]:
+        raise ValueError(f"{embedding.shape[0]} position embeddings are not one [CLS] and a square grid")
+    if old == grid:
+        return embedding
+    cells = embedding[1:].T.reshape(1, -1, old, old).float()
+    cells = F.interpolate(cells, size=(grid, grid), mode="bilinear", align_corners=False)
+    return torch.cat([embedding[:1], cells[0].flatten(1).T.to(embedding.dtype)])
+
+
+class VisionTransformer(nn.Module):
+    """Patches and a [CLS] token through CLIP's blocks; parameter names are those of CLIP's ``visual.`` state dict.
+
+    side: input size in pixels; patch: patch size; width C; embed_dim D.
+    """
+
+    def __init__(self, side: int, patch: int, width: int, layers: int, heads: int, embed_dim: int):
+        super().__init__()
+        self.side, self.patch, self.grid = side, patch, side // patch
+        self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
+        self.class_embedding = nn.Parameter(width ** -0.5 * torch.randn(width))
+        self.positional_embedding = nn.Parameter(width ** -0.5 * torch.randn(1 + self.grid ** 2, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads)
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(width ** -0.5 * torch.randn(width, embed_dim))
+
+    @torch.no_grad()
+    def resize(self, side: int) -> None:
+        """Take images of side x side px from now on. The position embedding becomes a new Parameter."""
+        self.positional_embedding = nn.Parameter(resize_position_embedding(self.positional_embedding,
+                                                                           side // self.patch).clone())
+        self.side, self.grid = side, side // self.patch
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) normalised images to the (B, 1 + n, C) tokens that enter block 0, [CLS] first."""
+        patches = self.conv1(images).flatten(2).transpose(1, 2)              # (B, n, C)
+        cls = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        return self.ln_pre(torch.cat([cls, patches], dim=1) + self.positional_embedding)
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """(..., C) tokens after the last block to (..., D) in the joint embedding."""
+        return self.ln_post(tokens) @ self.proj
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) to all tokens after the last block, (B, 1 + n, C)."""
+        return self.transformer(self.embed(images))

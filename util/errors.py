@@ -1,0 +1,29 @@
+"""Mistakes that a user can mend: one clear line on stderr, exit status 2, no traceback."""
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """What is wrong, where, and what to do about it, in one line."""
+
+
+def require_file(path: str | Path, remedy: str) -> Path:
+    """``path`` if a file is there; otherwise a UserError that ends with ``remedy``."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {remedy}")
+    return path
+
+
+def run_main(main: Callable[[], int | None]) -> None:
+    """Run a script's ``main`` and leave with its status; UserError becomes a line and status 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
