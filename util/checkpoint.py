@@ -48,3 +48,19 @@ def read(path: str | Path, remedy: str) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint; {remedy}")
     return content
+
+
+def restore(model: torch.nn.Module, state: dict, path: str | Path) -> None:
+    """Put a checkpoint's trained weights into ``model``; the frozen rest is CLIP's.
+
+    Raises UserError, naming the first differences, where the checkpoint is of another architecture.
+    """
+    own = model.trainable_state()
+    problems = {"it lacks": sorted(own.keys() - state.keys()), "it also holds": sorted(state.keys() - own.keys()),
+                "of another shape:": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)}
+    found = "; ".join(f"{what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+                      for what, names in problems.items() if names)
+    if found:
+        raise UserError(f"{path}: a checkpoint of another architecture ({found}); use the config it was trained with, "
+                        f"config.yaml in its run's folder")
+    model.load_state_dict(state, strict=False)

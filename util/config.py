@@ -4,6 +4,7 @@ A config file is a few lines laid over config/base.yaml (or over the file it nam
 ``key=value`` on the command line, nested keys with dots, is laid over that. A key or a type that does not
 fit stops the run and names the nearest key.
 """
+import argparse
 import dataclasses
 import difflib
 import types
@@ -83,7 +84,6 @@ class Train:
     power: float
     clip_grad: float
     patience: int
-    precision: Literal["auto", "fp32", "bf16"]
     checkpoint_minutes: float
     log_every: int
 
@@ -106,6 +106,7 @@ class Config:
     fold: int
     seed: int
     device: str
+    precision: Literal["auto", "fp32", "bf16"]
     exp: str
     run: str
     resume: str
@@ -254,3 +255,12 @@ def _build(schema: type[Schema], values: dict, where: str, prefix: str = "") -> 
         else:
             arguments[key] = values[key]
     return schema(**arguments)
+
+
+def from_command_line(arguments: list[str]) -> Config:
+    """``--config FILE [key=value ...]`` to the resolved options."""
+    parser = argparse.ArgumentParser(epilog="config/base.yaml lists and explains every option")
+    parser.add_argument("--config", required=True, help="e.g. config/shapes/esda.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. fold=1 train.lr=1e-3")
+    parsed = parser.parse_args(arguments)
+    return load(Config, parsed.config, parsed.overrides)

@@ -16,11 +16,11 @@ def require_file(path: str | Path, remedy: str) -> Path:
     return path
 
 
-def run_main(main: Callable[[], int | None]) -> None:
-    """Run a script's ``main`` and leave with its status; UserError becomes a line and status 2."""
+def run_main(main: Callable[[], int | None], *also: type[Exception]) -> None:
+    """Run a script's ``main`` and leave with its status; UserError, and ``also``, become a line and status 2."""
     try:
         sys.exit(main())
-    except UserError as error:
+    except (UserError, *also) as error:
         sys.stdout.flush()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -1,0 +1,39 @@
+"""What ESDA must beat: floors that need no training, behind the same interface."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.clip import CLIP
+from model.esda import Segmentation
+from model.similarity import similarity_map
+from model.text_encoder import TextEmbedding
+
+
+class Everything(nn.Module):
+    """Every pixel is foreground, whatever the name."""
+
+    def forward(self, images: Tensor, text: TextEmbedding) -> Segmentation:
+        batch, _, height, width = images.shape
+        logits = torch.zeros(batch, 2, height, width, device=images.device)
+        logits[:, 1] = 1
+        return Segmentation(logits, torch.ones(batch, 1, 1, 1, device=images.device), logits.flatten(2), {})
+
+
+class ClipPrior(nn.Module):
+    """CLIP's own patch-text cosine, min-max normalised an image and thresholded: no mask was ever trained on.
+
+    ESDA's prior mask compares patches with t, whose Linear is random before training; what CLIP itself knows of
+    the name is read in its joint embedding instead: patches through ln_post and proj against the text.
+    """
+
+    def __init__(self, clip: CLIP, threshold: float, pixel_mean: list[float], pixel_std: list[float]):
+        super().__init__()
+        self.visual, self.text_encoder, self.threshold = clip.visual, clip.text, threshold
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, text: TextEmbedding) -> Segmentation:
+        patches = self.visual((images / 255 - self.pixel_mean) / self.pixel_std)[:, 1:]   # (B, n, C)
+        prior = similarity_map(self.visual.project(patches), text.cls)                    # (B, 1, h, h)
+        s = F.interpolate(prior, size=images.shape[2:], mode="bilinear", align_corners=False)
+        return Segmentation(torch.cat([self.threshold - s, s - self.threshold], dim=1), prior, patches, {})

@@ -1,0 +1,56 @@
+"""The one place where numbers become modules."""
+import torch
+from torch import nn
+
+from model.baselines import ClipPrior, Everything
+from model.clip_weights import ClipWeights, WeightsError, build_clip, build_text, build_vision, read_clip
+from model.esda import ESDA
+from model.image_encoder import ImageEncoder
+from model.interactor import Interactor
+from model.mask_decoder import MaskDecoder
+from model.text_encoder import TextEmbedding, TextEncoder
+from model.tokenizer import Tokenizer
+
+
+def build_esda(options, weights: ClipWeights) -> ESDA:
+    """ESDA on the given CLIP. ``options``: the fields of config section ``model`` (see config/base.yaml)."""
+    try:
+        image_encoder = build_vision(weights, options.size, ImageEncoder, replace_indices=options.replace_indices,
+                                     branch_indices=options.branch_indices, branch_rank=options.branch_rank,
+                                     prior_indices=options.prior_indices)
+    except ValueError as error:
+        raise WeightsError(f"{error}; set it in the config for the CLIP in {options.clip}") from None
+    width, embed_dim = image_encoder.proj.shape
+    text_width = weights.text["token_embedding.weight"].shape[1]
+    heads = image_encoder.transformer.resblocks[0].attn.heads
+    interactor = Interactor(width, heads, embed_dim, text_width, options.interactor_layers, options.text_tokens,
+                            options.mask_padding)
+    return ESDA(build_text(weights), image_encoder, interactor, MaskDecoder(width, options.dropout),
+                options.pixel_mean, options.pixel_std)
+
+
+def build_model(options) -> tuple[nn.Module, ClipWeights]:
+    """The model that ``options.kind`` names, and the CLIP weights it stands on. Raises WeightsError."""
+    weights = read_clip(options.clip)
+    if options.kind == "esda":
+        return build_esda(options, weights), weights
+    clip = build_clip(weights, options.size).requires_grad_(False)
+    if options.kind == "clip_prior":
+        return ClipPrior(clip, options.prior_threshold, options.pixel_mean, options.pixel_std), weights
+    model = Everything()
+    model.text_encoder = clip.text
+    return model, weights
+
+
+@torch.no_grad()
+def embed_names(text_encoder: TextEncoder, names: list[str], prompt: str, same_word: str = "") -> TextEmbedding:
+    """The embeddings of all class names, computed once and kept; row = place in ``names``.
+
+    prompt: a template such as "a photo of a {}"; same_word: if given, stands for every name (the floor without text).
+    """
+    texts = [prompt.format(same_word or name) for name in names]
+    try:
+        ids = Tokenizer()(texts, text_encoder.context_length)
+    except ValueError as error:
+        raise WeightsError(f"model.prompt: {error}") from None
+    return text_encoder(ids)

@@ -1,0 +1,68 @@
+"""The fine-tuned image encoder: frozen CLIP, steered by the text, with trainable blocks beside it (ESDA, part 2)."""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.adapter import LowRankBranch
+from model.vision_transformer import VisionTransformer
+
+
+class ImageEmbedding(NamedTuple):
+    """What the image encoder says of B images, looked at with a text in mind.
+
+    patches (B, n, C): patch tokens after the last block, without ln_post and projection.
+    image (B, D): the global image embedding, a unit vector.
+    text (B, C): t, the text as a token of the image encoder.
+    blocks: {block index: (B, n, C)} patch tokens after the blocks of ``prior_indices``, the last one excepted (that
+    is ``patches``); empty in evaluation, because only the spatial distribution losses want them.
+    """
+    patches: Tensor
+    image: Tensor
+    text: Tensor
+    blocks: dict[int, Tensor]
+
+
+class ImageEncoder(VisionTransformer):
+    """CLIP's ViT with text navigation and trainable blocks.
+
+    Args (the rest as VisionTransformer):
+        replace_indices: blocks on entry to which [CLS] is overwritten with t, counted from 0 (ClsCLIP, 2304.06212).
+        branch_indices: blocks that a low-rank branch of rank ``branch_rank`` runs beside; None: all of them.
+        prior_indices: blocks whose patch tokens the losses are given; None: all of them.
+    """
+
+    def __init__(self, side, patch, width, layers, heads, embed_dim, *, replace_indices=(2, 3, 4),
+                 branch_indices=None, branch_rank=2, prior_indices=None):
+        super().__init__(side, patch, width, layers, heads, embed_dim)
+        every = range(layers)
+        branch_indices = every if branch_indices is None else branch_indices
+        self.replace_indices = frozenset(replace_indices)
+        self.prior_indices = frozenset(every if prior_indices is None else prior_indices)
+        for what, indices in (("replace_indices", replace_indices), ("branch_indices", branch_indices),
+                              ("prior_indices", self.prior_indices)):
+            wrong = sorted(set(indices) - set(every))
+            if wrong:
+                raise ValueError(f"model.{what} names block {wrong[0]}; this image encoder has blocks 0 to {layers - 1}")
+        self.text_proj = nn.Linear(embed_dim, width)
+        self.branches = nn.ModuleDict(
+            {str(i): LowRankBranch(width, branch_rank) for i in branch_indices if branch_rank > 0})
+
+    def forward(self, images: Tensor, text_cls: Tensor) -> ImageEmbedding:
+        """images (B, 3, S, S) normalised; text_cls (B, D) from the text encoder."""
+        text = self.text_proj(text_cls)                                      # (B, C)
+        x = self.embed(images)                                               # (B, 1 + n, C)
+        last = len(self.transformer.resblocks) - 1
+        blocks = {}
+        for i, block in enumerate(self.transformer.resblocks):
+            if i in self.replace_indices:
+                x = torch.cat([text[:, None].to(x.dtype), x[:, 1:]], dim=1)
+            y = block(x)
+            if str(i) in self.branches:
+                y = y + self.branches[str(i)](x)
+            x = y
+            if self.training and i in self.prior_indices and i != last:
+                blocks[i] = x[:, 1:]
+        image = F.normalize(self.project(x[:, 0]).float(), dim=-1)           # (B, D)
+        return ImageEmbedding(x[:, 1:], image, text, blocks)

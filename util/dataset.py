@@ -1,0 +1,122 @@
+"""The one data set: lists of images and masks in PASCAL's layout, whatever is in the pictures."""
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from util.files import read_pair
+from util.index import Index
+from util.loader import Loader
+from util.samples import Sample, TrainImages
+from util.transform import augment, binary_target, fit
+
+
+class TrainBatch(NamedTuple):
+    images: Tensor      # (B, 3, S, S) uint8 RGB
+    targets: Tensor     # (B, S, S) uint8: 1 the class, 0 the rest, 255 ignored
+    class_ids: Tensor   # (B,) int64
+
+
+class TestBatch(NamedTuple):
+    images: Tensor                      # (B, 3, S, S) uint8 RGB, padded on the right and below
+    inner: list[tuple[int, int]]        # (height, width) that each image fills of S x S
+    masks: list[np.ndarray]             # each (H, W) uint8 of class ids at the original size
+    samples: list[Sample]
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def mean_colour(pixel_mean: list[float]) -> tuple[int, int, int]:
+    """The padding colour: the mean that normalisation maps to zero, as uint8 RGB."""
+    return tuple(round(255 * value) for value in pixel_mean)
+
+
+class TrainDataset(Dataset):
+    """Item (epoch, position, image) is a pure function of itself and the seed, whichever worker makes it."""
+
+    def __init__(self, root: str, index: Index, images: TrainImages, classes: int, size: int, fill, options, seed: int):
+        self.root, self.index, self.images, self.classes = root, index, images, classes
+        self.size, self.fill, self.options, self.seed = size, fill, options, seed
+
+    def __len__(self) -> int:
+        return len(self.images.rows)
+
+    def __getitem__(self, key: tuple[int, int, int]):
+        epoch, position, which = key
+        rng = np.random.default_rng((self.seed, epoch, position))
+        image, mask = read_pair(self.root, self.index.pairs[self.images.rows[which]], self.classes)
+        class_id = int(rng.choice(self.images.classes[which]))
+        image, mask = augment(image, mask, class_id, self.size, self.fill, self.options, rng)
+        return _to_tensor(image), torch.from_numpy(binary_target(mask, class_id)), class_id
+
+
+class TrainBatches(Sampler):
+    """The batches of an epoch, in an order that is a pure function of seed and epoch; whole batches only.
+
+    ``samples`` per epoch, 0 for every image once; images are dealt out again when there are fewer.
+    """
+
+    def __init__(self, images: int, batch_size: int, samples: int, seed: int):
+        self.images, self.batch_size, self.seed = images, batch_size, seed
+        self.samples = samples or images
+        self.epoch, self.first = 0, 0
+
+    def start(self, epoch: int, first: int = 0) -> None:
+        """Yield the batches of ``epoch`` from batch ``first`` on."""
+        self.epoch, self.first = epoch, first
+
+    @property
+    def batches(self) -> int:
+        """Batches of a whole epoch."""
+        return max(1, self.samples // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.batches - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        needed = self.batches * self.batch_size
+        order = np.concatenate([rng.permutation(self.images) for _ in range(-(-needed // self.images))])
+        for batch in range(self.first, self.batches):
+            positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield [(self.epoch, position, int(order[position])) for position in positions]
+
+
+class TestDataset(Dataset):
+    """The samples of a protocol, images fitted to the network's input and masks as they are."""
+
+    def __init__(self, root: str, index: Index, samples: list[Sample], classes: int, size: int, fill):
+        self.root, self.index, self.samples, self.classes = root, index, samples, classes
+        self.size, self.fill = size, fill
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int):
+        sample = self.samples[i]
+        image, mask = read_pair(self.root, self.index.pairs[sample.row], self.classes)
+        canvas, inner = fit(image, self.size, self.fill)
+        return _to_tensor(canvas), inner, mask, sample
+
+
+def _collate_train(items) -> TrainBatch:
+    images, targets, class_ids = zip(*items)
+    return TrainBatch(torch.stack(images), torch.stack(targets), torch.tensor(class_ids))
+
+
+def _collate_test(items) -> TestBatch:
+    images, inner, masks, samples = zip(*items)
+    return TestBatch(torch.stack(images), list(inner), list(masks), list(samples))
+
+
+def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> Loader:
+    return Loader(dataset, _collate_train, workers, batch_sampler=batches)
+
+
+def test_loader(dataset: TestDataset, batch_size: int, workers: int) -> Loader:
+    return Loader(dataset, _collate_test, workers, batch_size=batch_size)

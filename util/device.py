@@ -1,0 +1,58 @@
+"""Where and in which precision the computation runs."""
+import contextlib
+import os
+import platform
+import random
+
+import numpy as np
+import torch
+
+from util.errors import UserError
+
+
+def pick_device(wish: str) -> torch.device:
+    """``auto`` is CUDA where there is a GPU, else the CPU. Raises UserError for a device that is not there."""
+    if wish == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wish)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"device={wish}: {first}; use device=cpu or device=auto") from None
+    return device
+
+
+def autocast(device: torch.device, precision: str):
+    """The autocast context of ``precision`` (fp32, bf16 or auto) on ``device``."""
+    if precision == "fp32" or precision == "auto" and not _fast_bf16(device):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def _fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    try:  # on a CPU bf16 pays only where it multiplies in it
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            return any(line.startswith("flags") and ("avx512_bf16" in line or "amx_bf16" in line) for line in info)
+    except OSError:
+        return False
+
+
+def make_deterministic(seed: int) -> None:
+    """Seed every generator, and let no operation depend on the order in which threads finish."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's condition for deterministic cuBLAS
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def describe(device: torch.device, precision: str) -> str:
+    """One line for logs and results: what this ran on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else (
+        f"{platform.machine()} CPU, {torch.get_num_threads()} threads")
+    bf16 = not isinstance(autocast(device, precision), contextlib.nullcontext)
+    return f"{name}, {'bf16 autocast' if bf16 else 'fp32'}, torch {torch.__version__}, Python {platform.python_version()}"

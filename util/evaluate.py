@@ -1,0 +1,105 @@
+"""The one evaluator: a model, samples, a protocol's name; out come plain numbers. Train, test and tables call it."""
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from util.dataset import TestBatch
+from util.folds import Classes
+from util.loader import Loader
+from util.metric import IGNORE, Tally, auc
+from util.progress import progress
+from util.samples import Sample
+from util.transform import binary_target
+
+
+class Prediction(NamedTuple):
+    """One sample at its original size."""
+    sample: Sample
+    image: Tensor           # (3, S, S) uint8 as the network saw it, padding included
+    inner: tuple[int, int]  # (height, width) of S x S that the image fills
+    mask: np.ndarray        # (H, W) uint8 of class ids
+    evidence: np.ndarray    # (H, W) float32: foreground minus background logit; foreground where positive
+    prior: Tensor           # (1, h, h) in 0..1
+
+
+@torch.inference_mode()
+def predict(model, text, loader: Loader, device, autocast, label: str, asked: dict | None = None) -> Iterator[Prediction]:
+    """Predictions in the order of the samples.
+
+    Args:
+        model: callable (images uint8 (B, 3, S, S), text of B names) -> object with ``logits`` and ``prior``.
+        text: the embeddings of all names, row = class id - 1, on ``device``.
+        asked: {sample: class id whose name is given instead of the sample's own}.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in progress(loader, label):
+            yield from _predict_batch(model, text, batch, device, autocast, asked)
+    finally:
+        model.train(was_training)
+
+
+def _predict_batch(model, text, batch: TestBatch, device, autocast, asked) -> list[Prediction]:
+    ids = [asked[sample] if asked else sample.class_id for sample in batch.samples]
+    rows = torch.tensor(ids, device=device) - 1
+    with autocast:
+        output = model(batch.images.to(device, non_blocking=True), text[rows])
+    evidence = output.logits[:, 1] - output.logits[:, 0]                     # (B, S, S)
+    return [Prediction(sample, image, inner, mask, _at_original_size(e, inner, mask.shape).cpu().numpy(), prior.cpu())
+            for sample, image, inner, mask, e, prior
+            in zip(batch.samples, batch.images, batch.inner, batch.masks, evidence, output.prior)]
+
+
+def _at_original_size(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Cut the padding off (S, S) and resize bilinearly to ``shape``."""
+    evidence = evidence[:inner[0], :inner[1]]
+    if evidence.shape == shape:
+        return evidence
+    return F.interpolate(evidence[None, None], size=shape, mode="bilinear", align_corners=False)[0, 0]
+
+
+def evaluate(predictions: Iterator[Prediction], class_ids: tuple[int, ...], classes: Classes, protocol: str,
+             name_auc: bool = False) -> dict:
+    """Score predictions of ``class_ids``.
+
+    Returns protocol, samples, miou, fb_iou and per_class {name: IoU}, all IoUs in percent. With ``name_auc`` also the
+    mean, over samples that show another object, of the AUC of the evidence on the named object's pixels against
+    the other objects' pixels (0..1; 0.5 is a name that decides nothing).
+    """
+    tally, areas, count = Tally(class_ids), [], 0
+    for p in predictions:
+        count += 1
+        tally.add(p.evidence > 0, binary_target(p.mask, p.sample.class_id), p.sample.class_id)
+        if name_auc:
+            named = p.evidence[p.mask == p.sample.class_id]
+            others = p.evidence[(p.mask != p.sample.class_id) & (p.mask != 0) & (p.mask != IGNORE)]
+            if len(named) and len(others):
+                areas.append(auc(named, others))
+    scores = {
+        "protocol": protocol, "samples": count,
+        "miou": 100 * tally.miou, "fb_iou": 100 * tally.fb_iou,
+        "per_class": {classes.name(c): 100 * iou for c, iou in tally.per_class().items()},
+    }
+    if name_auc:
+        scores["name_auc"] = float(np.mean(areas)) if areas else None
+        scores["name_auc_samples"] = len(areas)
+    return scores
+
+
+def absent_names(samples: list[Sample], present: np.ndarray, class_ids: tuple[int, ...], seed: int) -> dict[Sample, int]:
+    """For each sample an unseen class that its image does not show at all; samples without one are left out.
+
+    present: (N, K + 1) pixels of each class in each image of the list.
+    """
+    asked = {}
+    for sample in samples:
+        absent = [c for c in class_ids if present[sample.row, c] == 0]
+        if absent:
+            rng = np.random.default_rng((seed, sample.row, sample.class_id))
+            asked[sample] = int(rng.choice(absent))
+    return asked

@@ -1,0 +1,44 @@
+"""Everything that one fold of one data set trains on and is tested on, as the config says."""
+from util.config import Config
+from util.dataset import TestDataset, TrainBatches, TrainDataset, mean_colour, test_loader, train_loader
+from util.folds import Classes
+from util.index import read_index
+from util.loader import Loader
+from util.samples import Sample, episodic, exhaustive, spread, train_images
+
+
+class FoldData:
+    """Raises UserError wherever lists, images or masks are missing or wrong."""
+
+    def __init__(self, cfg: Config):
+        self.cfg = cfg
+        self.classes = Classes.read(cfg.data.classes)
+        self.unseen = self.classes.unseen(cfg.fold)
+        self.seen = self.classes.seen(cfg.fold)
+        self.index = read_index(cfg.data.root, cfg.data.val_list, len(self.classes.names))  # of the validation list
+        self.fill = mean_colour(cfg.model.pixel_mean)
+
+    def training(self) -> tuple[Loader, TrainBatches, int]:
+        """The loader, the sampler that says which epoch it deals, and the number of images."""
+        cfg, count = self.cfg, len(self.classes.names)
+        index = read_index(cfg.data.root, cfg.data.train_list, count)
+        images = train_images(index, self.classes, cfg.fold, cfg.data.min_pixels, cfg.data.train_classes)
+        dataset = TrainDataset(cfg.data.root, index, images, count, cfg.model.size, self.fill, cfg.augment, cfg.seed)
+        batches = TrainBatches(len(dataset), cfg.train.batch_size, cfg.train.epoch_samples, cfg.seed)
+        return train_loader(dataset, batches, cfg.data.workers), batches, len(dataset)
+
+    def unseen_samples(self) -> list[Sample]:
+        """The fold's test samples under the config's protocol."""
+        if self.cfg.eval.protocol == "exhaustive":
+            return exhaustive(self.index, self.unseen, self.cfg.data.min_pixels)
+        return episodic(self.index, self.unseen, self.cfg.data.min_pixels, self.cfg.eval.samples, self.cfg.eval.seed)
+
+    def seen_samples(self) -> list[Sample]:
+        """Held-out images of the classes that are trained on, ``eval.seen_samples`` of them."""
+        return spread(exhaustive(self.index, self.seen, self.cfg.data.min_pixels), self.cfg.eval.seen_samples)
+
+    def loader(self, samples: list[Sample]) -> Loader:
+        """Batches of test samples."""
+        dataset = TestDataset(self.cfg.data.root, self.index, samples, len(self.classes.names), self.cfg.model.size,
+                              self.fill)
+        return test_loader(dataset, self.cfg.eval.batch_size, self.cfg.data.workers)

@@ -1,0 +1,59 @@
+"""How many pixels each class has in each mask of a list: what folds and samples are made from.
+
+One pass over the masks serves all folds and is kept beside the data until list or masks change.
+"""
+import hashlib
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from util.checkpoint import write_bytes_atomically
+from util.errors import UserError
+from util.files import read_list, read_mask
+from util.progress import progress
+
+
+@dataclass(frozen=True)
+class Index:
+    """pairs: (image, mask) paths of each list line; pixels: (N, K + 1) int64, column c the pixels of class c."""
+    list_file: str
+    pairs: list[tuple[str, str]]
+    pixels: np.ndarray
+
+
+def read_index(root: str | Path, list_file: str | Path, classes: int) -> Index:
+    """Read the index of a list, or make it. Raises UserError for a line that points nowhere and for a bad mask."""
+    root, pairs = Path(root), read_list(list_file)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; put the data there or set data.root")
+    digest = hashlib.sha256(f"{classes}".encode())
+    for number, (image, mask) in enumerate(pairs, start=1):
+        if not (root / image).is_file():
+            raise UserError(f"{list_file}:{number}: {root / image} is not there; check data.root or mend the list")
+        try:
+            status = os.stat(root / mask)
+        except OSError:
+            raise UserError(f"{list_file}:{number}: {root / mask} is not there; check data.root or mend the list") \
+                from None
+        digest.update(f"{image} {mask} {status.st_size} {status.st_mtime_ns}\n".encode())
+    kept = root / "index" / f"{Path(list_file).stem}-{digest.hexdigest()[:16]}.npy"
+    if kept.is_file():
+        try:
+            return Index(str(list_file), pairs, np.load(kept, allow_pickle=False))
+        except (ValueError, EOFError):
+            pass  # made again below
+
+    def count(pair):
+        return np.bincount(read_mask(root / pair[1], classes).ravel(), minlength=256)[:classes + 1]
+
+    with ThreadPoolExecutor() as pool:  # cv2 decodes outside the interpreter's lock
+        rows = list(progress(pool.map(count, pairs), f"indexing {Path(list_file).name}", total=len(pairs)))
+    pixels = np.stack(rows).astype(np.int64)
+    buffer = io.BytesIO()
+    np.save(buffer, pixels)
+    write_bytes_atomically(kept, buffer.getvalue())
+    return Index(str(list_file), pairs, pixels)

@@ -1,0 +1,61 @@
+"""Pictures of predictions: image, truth, prior mask and prediction side by side, named."""
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from util.evaluate import Prediction
+from util.folds import Classes
+from util.metric import IGNORE
+
+_GREEN, _RED, _GREY = (40, 200, 80), (235, 60, 60), (160, 160, 160)  # RGB
+_LEAST = 192  # px, the least height of a picture on the sheet
+_HEADS = ("image", "truth", "prior mask", "prediction")
+
+
+def _tint(image: np.ndarray, where: np.ndarray, colour) -> np.ndarray:
+    out = image // 2  # what is not marked recedes
+    out[where] = (0.45 * image[where] + 0.55 * np.array(colour)).astype(np.uint8)
+    return out
+
+
+def panel(p: Prediction, classes: Classes) -> np.ndarray:
+    """(H', 4 W', 3) uint8 RGB with the class name above."""
+    height, width = p.mask.shape
+    image = p.image.permute(1, 2, 0).numpy()[:p.inner[0], :p.inner[1]]
+    factor = max(1, -(-_LEAST // height))
+    size = (width * factor, height * factor)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+    mask = cv2.resize(p.mask, size, interpolation=cv2.INTER_NEAREST)
+    truth = _tint(image, mask == p.sample.class_id, _GREEN)
+    truth[mask == IGNORE] = _GREY
+    side = p.image.shape[1]
+    prior = cv2.resize(p.prior[0].float().numpy(), (side, side))[:p.inner[0], :p.inner[1]]
+    prior = (255 * cv2.resize(prior, size)).clip(0, 255).astype(np.uint8)
+    prior = cv2.cvtColor(cv2.applyColorMap(prior, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
+    foreground = cv2.resize(p.evidence, size, interpolation=cv2.INTER_LINEAR) > 0
+    pictures = [image, truth, prior, _tint(image, foreground, _RED)]
+    gap = np.full((size[1], 4, 3), 255, np.uint8)
+    row = np.hstack([part for picture in pictures for part in (picture, gap)][:-1])
+    head = np.full((26, row.shape[1], 3), 255, np.uint8)
+    name = classes.name(p.sample.class_id)
+    for k, text in enumerate(_HEADS):
+        cv2.putText(head, f"{name}: {text}" if k == 0 else text, (k * (size[0] + 4) + 3, 18),
+                    cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.vstack([head, row])
+
+
+def sheet(panels: Iterable[np.ndarray], columns: int = 2) -> np.ndarray:
+    """Panels in a grid on white, each padded to the largest."""
+    panels = list(panels)
+    height, width = (max(p.shape[k] for p in panels) for k in (0, 1))
+    cells = [cv2.copyMakeBorder(p, 6, 6 + height - p.shape[0], 6, 6 + width - p.shape[1], cv2.BORDER_CONSTANT,
+                                value=(255, 255, 255)) for p in panels]
+    while len(cells) % columns:
+        cells.append(np.full_like(cells[0], 255))
+    return np.vstack([np.hstack(cells[i:i + columns]) for i in range(0, len(cells), columns)])
+
+
+def png(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 RGB to the bytes of a PNG file."""
+    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
