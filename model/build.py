@@ -20,6 +20,8 @@ def build_esda(options, weights: ClipWeights) -> ESDA:
                                      prior_indices=options.prior_indices)
     except ValueError as error:
         raise WeightsError(f"{error}; set it in the config for the CLIP in {options.clip}") from None
+    if options.text_start == "clip":
+        image_encoder.start_text_from_clip()
     width, embed_dim = image_encoder.proj.shape
     text_width = weights.text["token_embedding.weight"].shape[1]
     heads = image_encoder.transformer.resblocks[0].attn.heads

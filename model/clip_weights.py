@@ -51,8 +51,9 @@ def read_clip(path: str | Path) -> ClipWeights:
                            f"them, or by hand: curl -L -o {path} {URL}")
     try:
         state = _read_state(path)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, RuntimeError, ValueError, KeyError, EOFError, OSError) as error:
-        raise WeightsError(f"{path}: cannot be read as CLIP weights ({type(error).__name__}: {error}); fetch it again "
+    except Exception as error:  # torch, safetensors and pickle raise many kinds for a file that is not their own
+        reason = (str(error).strip().splitlines() or [""])[0].split(". ")[0]  # torch goes on with unsafe advice
+        raise WeightsError(f"{path}: cannot be read as CLIP weights ({type(error).__name__}: {reason}); fetch it again "
                            f"with `python -m model.download {path}`") from None
     if any(name.startswith("vision_model.") for name in state):
         state = _from_hugging_face(state, path)
@@ -212,13 +213,16 @@ def _from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor
     for name, parts in split.items():
         if set(parts) != set("qkv"):
             raise WeightsError(f"{path}: {name} lacks {sorted(set('qkv') - set(parts))} of its q, k and v")
+        if len({parts[part].shape for part in "qkv"}) > 1:
+            raise WeightsError(f"{path}: not the weights of one CLIP: of another shape: q, k or v of {name}")
         out[name] = torch.cat([parts[part] for part in "qkv"])
     return out
 
 
 def _depth(state: dict[str, Tensor]) -> int:
-    return 1 + max(int(match[1]) for match in (re.match(r"transformer\.resblocks\.(\d+)\.", name) for name in state)
-                   if match)
+    """Blocks of a tower, from the highest number in its names; 0 where it has none."""
+    numbers = (re.match(r"transformer\.resblocks\.(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
 
 
 def _check(state: dict[str, Tensor], path: Path) -> None:
@@ -227,14 +231,14 @@ def _check(state: dict[str, Tensor], path: Path) -> None:
         with torch.device("meta"):
             visual = {name.removeprefix("visual."): t for name, t in state.items() if name.startswith("visual.")}
             text = {name: t for name, t in state.items() if not name.startswith("visual.")}
-            width, _, patch, _ = visual["conv1.weight"].shape
-            grid = round((len(visual["positional_embedding"]) - 1) ** 0.5)
-            embed_dim = visual["proj"].shape[1]
+            width, _, patch, _ = state["visual.conv1.weight"].shape
+            grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
+            embed_dim = state["visual.proj"].shape[1]
             vocabulary, text_width = text["token_embedding.weight"].shape
             model = CLIP(VisionTransformer(grid * patch, patch, width, _depth(visual), width // HEAD_WIDTH, embed_dim),
                          TextEncoder(vocabulary, len(text["positional_embedding"]), text_width, _depth(text),
                                      text_width // HEAD_WIDTH, embed_dim))
-    except (KeyError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise WeightsError(f"{path}: not a CLIP with a vision transformer: missing or odd {error}") from None
     expected = {name: t for name, t in model.state_dict_openai().items() if name not in BUFFERS}
     problems = {"missing": sorted(expected.keys() - state.keys()),

@@ -49,6 +49,14 @@ class ImageEncoder(VisionTransformer):
         self.branches = nn.ModuleDict(
             {str(i): LowRankBranch(width, branch_rank) for i in branch_indices if branch_rank > 0})
 
+    @torch.no_grad()
+    def start_text_from_clip(self) -> None:
+        """Start t where CLIP itself would look for the text: patches meet a text as ln_post(x) @ proj . text, so
+        t = ln_post.weight * (proj @ text) makes the prior mask of step 0 CLIP's own patch-text match, up to the mean.
+        """
+        self.text_proj.weight.copy_(self.ln_post.weight[:, None] * self.proj)
+        self.text_proj.bias.zero_()
+
     def forward(self, images: Tensor, text_cls: Tensor) -> ImageEmbedding:
         """images (B, 3, S, S) normalised; text_cls (B, D) from the text encoder."""
         text = self.text_proj(text_cls)                                      # (B, C)

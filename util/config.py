@@ -54,6 +54,7 @@ class Model:
     pixel_std: list[float]
     prompt: str
     same_word: str
+    text_start: Literal["random", "clip"]
     replace_indices: list[int]
     branch_indices: list[int] | None
     branch_rank: int

@@ -41,8 +41,8 @@ class Run:
 
     @staticmethod
     def start(cfg: Config, suffix: str = "") -> "Run":
-        """A new folder named by ``cfg.run`` or the time."""
-        name = (cfg.run or time.strftime("%Y%m%d-%H%M%S")) + suffix
+        """A new folder named by ``cfg.run``, or by the time with ``suffix``."""
+        name = cfg.run or time.strftime("%Y%m%d-%H%M%S") + suffix
         run = Run(Path(cfg.exp) / cfg.dataset / cfg.arch / f"fold{cfg.fold}" / name, fresh=True)
         run.write_text("config.yaml", yaml.safe_dump(to_dict(cfg), sort_keys=False))
         run.write_text("code.txt", f"{code_version()}\n{shlex.join(sys.argv)}\n")

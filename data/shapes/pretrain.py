@@ -1,6 +1,7 @@
 """Pretrain the miniature CLIP of Shapes-5i on scenes and captions, and measure how well it knows its words.
 
     python -m data.shapes.pretrain [key=value ...]     options: config/shapes/pretrain.yaml
+    python -m data.shapes.pretrain init=FILE ...       go on from weights instead of starting anew
     python -m data.shapes.pretrain check               only the accuracy of the shipped weights
 """
 import sys
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from data.shapes.caption import PROMPTS, caption, plain_caption
 from data.shapes.scene import Style, scene
 from model.clip import CLIP
-from model.clip_weights import build_clip, read_clip
+from model.clip_weights import WeightsError, build_clip, read_clip
 from model.text_encoder import TextEncoder
 from model.tokenizer import Tokenizer
 from model.vision_transformer import VisionTransformer
@@ -35,6 +36,7 @@ class Stage:
     """A stretch of training on scenes of one kind; config/shapes/pretrain.yaml says what each field is for."""
     side: int
     samples: int
+    keep: float
     single_share: float
     single_diameter: list[float]
     objects: list[int]
@@ -50,6 +52,7 @@ class Stage:
 class Pretrain:
     """config/shapes/pretrain.yaml says what each is for."""
     out: str
+    init: str
     classes: str
     seed: int
     patch: int
@@ -96,10 +99,10 @@ class Captioned(Dataset):
 
 
 def contrastive_loss(clip: CLIP, images: Tensor, captions: Tensor, present: Tensor, prompts: Tensor,
-                     caption_weight: float) -> Tensor:
+                     caption_weight: float, keep: float = 1.0) -> Tensor:
     """Each image against the prompts of all classes, those in it sharing the target; plus image against caption."""
     scale = clip.logit_scale.exp()
-    visual = clip.encode_image(images).float()                        # (B, D)
+    visual = clip.encode_image(images, keep).float()                  # (B, D)
     text = clip.encode_text(torch.cat([prompts, captions])).float()   # (K + B, D)
     named, told = text[:len(prompts)], text[len(prompts):]
     loss = F.cross_entropy(scale * visual @ named.T, present / present.sum(1, keepdim=True))
@@ -160,7 +163,7 @@ def train(cfg: Pretrain, names: list[str]) -> CLIP:
     torch.set_num_threads(cfg.threads)
     cv2.setNumThreads(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clip = new_clip(cfg).to(device).train()
+    clip = (build_clip(read_clip(cfg.init)) if cfg.init else new_clip(cfg)).to(device).train()
     tokenize = Tokenizer()
     prompts = [tokenize([p.format(n) for n in names], cfg.context_length).to(device) for p in PROMPTS]
     steps = sum(stage.samples // cfg.batch_size for stage in cfg.stages)
@@ -179,7 +182,7 @@ def train(cfg: Pretrain, names: list[str]) -> CLIP:
             images, captions, present = normalise(images.to(device)), captions.to(device), present.to(device)
             with torch.autocast(device.type, torch.bfloat16):
                 loss = contrastive_loss(clip, images, captions, present, prompts[step % len(prompts)],
-                                        cfg.caption_weight)
+                                        cfg.caption_weight, stage.keep)
             loss.backward()
             for optimizer in optimizers:
                 optimizer.step()
@@ -216,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(main, WeightsError)

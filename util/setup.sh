@@ -1,0 +1,36 @@
+# Sourced by train.sh, test.sh and tests/run.sh: sets `python` to one that has what requirements.txt names.
+#   setup REQUIREMENTS
+# In an active virtual or conda environment that is its own python, and what is missing there is said. Elsewhere .venv
+# is made once; .venv/made_with holds the requirements it was made with, and is written last.
+
+# glibc hands large blocks back to the system after every operation and asks for them again; on a CPU that costs a
+# quarter of a training step. These keep them.
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
+
+setup() {
+    local wanted=$1
+    if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+        python=python
+        "$python" util/requirements.py "$wanted" || exit 2
+        return
+    fi
+    python=.venv/bin/python
+    if [ -x "$python" ] && cat requirements.txt "$wanted" | cmp -s - .venv/made_with; then
+        return
+    fi
+    local maker=${PYTHON:-python3}
+    if ! "$maker" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+        echo "error: $maker is not Python 3.10 or newer; name one with PYTHON=/path/to/python3" >&2
+        exit 2
+    fi
+    echo "making .venv and installing $wanted into it (once, a minute or two) ..."
+    if ! "$maker" -m venv .venv; then
+        echo "error: '$maker -m venv' failed; on Debian and Ubuntu: apt-get install python3-venv" >&2
+        exit 2
+    fi
+    if ! "$python" -m pip install --quiet --disable-pip-version-check -r "$wanted"; then
+        echo "error: installing $wanted failed (see above); start again when that is mended" >&2
+        exit 2
+    fi
+    cat requirements.txt "$wanted" > .venv/made_with
+}
