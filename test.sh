@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Test a checkpoint on the unseen classes of a fold:   bash test.sh DATASET FOLD|all [WEIGHTS] [key=value ...]
+#   bash test.sh shapes 0 exp/shapes/esda/fold0/TIME/checkpoints/best.pt
+#   bash test.sh shapes/clip_prior all  baselines without training have no WEIGHTS
+set -euo pipefail
+cd "$(dirname "$0")"
+source util/setup.sh
+
+if [ $# -lt 2 ] || [[ $1 == *=* ]] || [[ $2 == *=* ]]; then
+    echo "error: usage: bash test.sh DATASET FOLD WEIGHTS [key=value ...]" >&2
+    exit 2
+fi
+dataset=$1 fold=$2
+shift 2
+weights=()
+if [ $# -gt 0 ] && [[ $1 != *=* ]]; then weights=("weights=$1"); shift; fi
+config=config/$dataset.yaml
+[[ $dataset == */* ]] || config=config/$dataset/esda.yaml
+if [ ! -f "$config" ]; then
+    echo "error: $config: no such file; DATASET is one of: $(cd config && ls -d */ | tr -d / | xargs)" >&2
+    exit 2
+fi
+folds=("$fold")
+[ "$fold" != all ] || folds=(0 1 2 3)
+
+setup requirements.txt
+if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
+
+stamp=$(date +%Y%m%d-%H%M%S)
+for k in "${folds[@]}"; do
+    "$python" test.py --config "$config" fold="$k" run="$stamp" ${weights[@]+"${weights[@]}"} "$@"
+done
+if [ "$fold" = all ]; then "$python" -m util.table --config "$config" run="$stamp-test" "$@"; fi

@@ -1,0 +1,76 @@
+"""Fixtures shared by the tests: a tiny CLIP, a tiny Shapes-5i, and the real scripts run on them."""
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that a bare `pytest` finds the packages too
+
+from data.shapes.make import ShapesData, make  # noqa: E402
+from model.clip import CLIP  # noqa: E402
+from model.text_encoder import TextEncoder  # noqa: E402
+from model.vision_transformer import VisionTransformer  # noqa: E402
+
+TINY_SIDE = 64  # px, of the tiny set's images and of the network's input
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory) -> Path:
+    """A random CLIP as a plain fp16 state dict in OpenAI's names; only the vocabulary has the real size."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        clip = CLIP(VisionTransformer(side=32, patch=8, width=64, layers=4, heads=1, embed_dim=12),
+                    TextEncoder(49408, 16, 64, 1, 1, 12))
+    path = tmp_path_factory.mktemp("clip") / "tiny_clip.pt"
+    torch.save({name: tensor.half() if tensor.is_floating_point() else tensor
+                for name, tensor in clip.state_dict_openai().items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_shapes(tmp_path_factory) -> Path:
+    """The root of a small Shapes-5i. Tests that spoil files do so in a copy."""
+    root = tmp_path_factory.mktemp("shapes") / "set"
+    make(ShapesData(root=str(root), classes=str(ROOT / "lists/shapes/classes.yaml"), seed=5, train=60, val=40,
+                    side=TINY_SIDE, objects=[2, 3], diameter=[20, 32], rotation=40, overlap=0.25, jpeg_quality=92))
+    return root
+
+
+@pytest.fixture(scope="session")
+def options_for(tiny_clip) -> Callable[[Path, Path], list[str]]:
+    """(data root, folder for runs) -> the overrides that let config/shapes/esda.yaml train there in seconds."""
+    def options(root: Path, exp: Path) -> list[str]:
+        return [f"exp={exp}", "device=cpu", "precision=fp32",
+                f"data.root={root}", f"data.train_list={root}/lists/train.txt", f"data.val_list={root}/lists/val.txt",
+                "data.min_pixels=32", "data.workers=0", f"model.clip={tiny_clip}", f"model.size={TINY_SIDE}",
+                "train.epochs=2", "train.epoch_samples=16", "train.batch_size=8", "train.warmup=0",
+                "train.log_every=1", "eval.batch_size=8", "eval.seen_samples=8", "eval.pictures=4",
+                "eval.name_check=false"]
+    return options
+
+
+@pytest.fixture
+def tiny_options(options_for, tiny_shapes, tmp_path) -> list[str]:
+    """Overrides of config/shapes/esda.yaml for the tiny set, with runs in the test's own folder ``exp``."""
+    return options_for(tiny_shapes, tmp_path / "exp")
+
+
+@pytest.fixture(scope="session")
+def script_environment() -> dict[str, str]:
+    """The environment in which scripts run: one thread, whatever machine the tests are on."""
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def run_script(script_environment) -> Callable[..., subprocess.CompletedProcess]:
+    """run_script("train.py", "--config", ...) or run_script("data.shapes.make", ...), as a user would start it."""
+    def run(script: str, *arguments, timeout: float = 300, **options) -> subprocess.CompletedProcess:
+        start = [script] if script.endswith(".py") else ["-m", script]
+        return subprocess.run([sys.executable, *start, *map(str, arguments)], cwd=ROOT, env=script_environment,
+                              capture_output=True, text=True, timeout=timeout, **options)
+    return run

@@ -1,0 +1,82 @@
+"""The losses against arithmetic by hand, and what they must leave alone."""
+import math
+
+import pytest
+import torch
+
+from model.esda import Segmentation
+from model.losses import cross_entropy, esda_losses, prototype, similarity_loss
+from model.similarity import similarity_map
+
+
+def output(seed: int = 0) -> Segmentation:
+    torch.manual_seed(seed)
+    return Segmentation(torch.randn(2, 2, 8, 8, requires_grad=True), torch.rand(2, 1, 4, 4, requires_grad=True),
+                        torch.randn(2, 16, 6), {0: torch.randn(2, 16, 6, requires_grad=True),
+                                                1: torch.randn(2, 16, 6, requires_grad=True)})
+
+
+def target() -> torch.Tensor:
+    t = torch.zeros(2, 8, 8, dtype=torch.uint8)
+    t[:, 2:6, 2:6] = 1
+    t[0, 0] = 255
+    return t
+
+
+def test_targets_are_left_as_they_are():
+    t = target()
+    esda_losses(output(), t, True, 0.2, 0.1).total.backward()
+    assert torch.equal(t, target())
+
+
+def test_weights_of_the_paper():
+    out, t = output(), target()
+    losses = esda_losses(out, t, last_block=True, last_weight=0.2, others_weight=0.1)
+    maps = [similarity_map(b, prototype(b, t)) for b in out.blocks.values()]
+    others = (similarity_loss(maps[0], t) + similarity_loss(maps[1], t)) / 2
+    assert losses.main.item() == pytest.approx(cross_entropy(out.logits, t).item())
+    assert losses.last.item() == pytest.approx(similarity_loss(out.prior, t).item())
+    assert losses.others.item() == pytest.approx(others.item())
+    assert losses.total.item() == pytest.approx((losses.main + 0.2 * losses.last + 0.1 * losses.others).item())
+
+
+@pytest.mark.parametrize("last_block, last, others", [(False, 0.2, 0.1), (True, 0.0, 0.1), (True, 0.2, 0.0)])
+def test_terms_can_be_switched_off(last_block, last, others):
+    losses = esda_losses(output(), target(), last_block, last, others)
+    assert (losses.last == 0) == (not last_block or last == 0)
+    assert (losses.others == 0) == (others == 0)
+
+
+def test_similarity_map_is_pulled_up_on_the_foreground_and_down_elsewhere():
+    s = torch.full((1, 1, 8, 8), 0.5, requires_grad=True)
+    similarity_loss(s, target()[1:]).backward()
+    foreground = target()[1:][:, None] == 1
+    assert (s.grad[foreground] < 0).all()   # descent raises the similarity there
+    assert (s.grad[~foreground] > 0).all()
+
+
+def test_similarity_loss_by_hand():
+    # logits [1 - s, s]: at s = 1 on the foreground and 0 elsewhere every pixel costs log(1 + 1/e)
+    t = target()[1:]
+    assert similarity_loss((t == 1).float()[:, None], t).item() == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-5)
+
+
+def test_ignored_pixels_count_nowhere():
+    out, t = output(), target()
+    ignored = (t == 255)[:, None].expand_as(out.logits)
+    esda_losses(out, t, True, 0.2, 0.1).main.backward()
+    assert (out.logits.grad[ignored] == 0).all() and (out.logits.grad[~ignored] != 0).all()
+    everything = torch.full_like(t, 255)
+    losses = esda_losses(output(1), everything, True, 0.2, 0.1)
+    losses.total.backward()
+    assert losses.total.item() == 0
+
+
+def test_prototype_is_the_mean_under_the_mask():
+    patches = torch.randn(1, 16, 5)
+    t = torch.zeros(1, 8, 8, dtype=torch.uint8)
+    t[:, :4, :4] = 1     # exactly the patches 0, 1, 4 and 5 of a 4 x 4 grid
+    t[:, 4:, 4:] = 255   # not foreground
+    expected = patches[0, [0, 1, 4, 5]].mean(0)
+    assert torch.allclose(prototype(patches, t)[0], expected, atol=1e-4)
+    assert torch.equal(prototype(patches, torch.zeros_like(t)), torch.zeros(1, 5))

@@ -1,0 +1,100 @@
+"""IoU and AUC against arithmetic done by hand and against brute force."""
+import numpy as np
+import pytest
+
+from util.metric import Tally, auc
+
+
+def tally_of(class_ids, *samples) -> Tally:
+    tally = Tally(class_ids)
+    for prediction, target, class_id in samples:
+        tally.add(np.array(prediction), np.array(target, np.uint8), class_id)
+    return tally
+
+
+def test_one_sample_by_hand():
+    tally = tally_of((7,), ([[1, 1, 0, 0], [0, 0, 0, 0]], [[1, 0, 1, 0], [0, 0, 0, 0]], 7))
+    assert tally.per_class() == {7: 1 / 3}                     # hit 1; guessed or true 3
+    assert tally.miou == pytest.approx(1 / 3)
+    assert tally.fb_iou == pytest.approx((1 / 3 + 5 / 7) / 2)  # background: 5 agreed of the 7 that either calls so
+
+
+def test_ignored_pixels_count_nowhere():
+    plain = tally_of((1,), ([[1, 0, 0]], [[1, 1, 0]], 1))
+    ignoring = tally_of((1,), ([[1, 0, 0, 1, 0]], [[1, 1, 0, 255, 255]], 1))
+    assert ignoring.per_class() == plain.per_class() == {1: 1 / 2}
+    assert ignoring.fb_iou == plain.fb_iou == pytest.approx((1 / 2 + 1 / 2) / 2)
+
+
+def test_sums_over_a_class_are_made_before_the_division():
+    small = ([[1, 0, 0, 0]], [[1, 0, 0, 0]], 3)       # IoU 1 / 1
+    large = ([[1, 0, 0, 0]], [[1, 1, 1, 1]], 3)       # IoU 1 / 4
+    assert tally_of((3,), small, large).per_class()[3] == pytest.approx(2 / 5)  # and not (1 + 1 / 4) / 2
+
+
+def test_miou_is_the_mean_over_classes_and_fb_iou_runs_over_all_samples():
+    tally = tally_of((3, 5), ([[1, 0, 0, 0]], [[1, 0, 0, 0]], 3), ([[1, 1, 0, 0]], [[1, 0, 0, 0]], 5),
+                     ([[0, 0, 0, 0]], [[0, 0, 1, 0]], 5))
+    assert tally.per_class() == {3: 1.0, 5: pytest.approx(1 / 3)}
+    assert tally.miou == pytest.approx((1 + 1 / 3) / 2)
+    assert tally.fb_iou == pytest.approx((2 / 4 + (3 + 2 + 3) / (3 + 3 + 4)) / 2)
+
+
+def test_a_class_that_was_not_met_is_left_out_of_the_mean():
+    tally = tally_of((1, 2), ([[1, 1]], [[1, 0]], 1))
+    assert tally.per_class() == {1: 0.5} and tally.miou == 0.5
+
+
+def test_nothing_at_all_is_zero():
+    assert (Tally((1, 2)).miou, Tally((1, 2)).fb_iou) == (0, 0)
+
+
+def test_perfect_and_all_wrong():
+    target = np.array([[1, 1, 0], [0, 255, 0]], np.uint8)
+    perfect, wrong = tally_of((1,), (target == 1, target, 1)), tally_of((1,), (target == 0, target, 1))
+    assert (perfect.miou, perfect.fb_iou) == (1, 1)
+    assert (wrong.miou, wrong.fb_iou) == (0, 0)
+
+
+def test_prediction_may_be_bool_or_numbers_and_stays_as_it_was():
+    target = np.array([[1, 0, 255]], np.uint8)
+    prediction = np.array([[True, True, True]])
+    as_bool, as_int = tally_of((1,), (prediction, target, 1)), tally_of((1,), (prediction.astype(np.uint8), target, 1))
+    assert as_bool.per_class() == as_int.per_class() == {1: 0.5}
+    tally = Tally((1,))
+    tally.add(prediction, target, 1)
+    assert prediction.all() and target.tolist() == [[1, 0, 255]]
+
+
+def test_against_confusion_matrices_on_random_data():
+    rng = np.random.default_rng(0)
+    ids = (2, 4, 9)
+    matrix = {c: np.zeros((2, 2), int) for c in ids}  # rows truth, columns guess
+    tally = Tally(ids)
+    for _ in range(40):
+        shape, c = rng.integers(1, 12, 2), int(rng.choice(ids))
+        target, guess = rng.choice([0, 1, 255], shape, p=[0.6, 0.3, 0.1]).astype(np.uint8), rng.random(shape) < 0.4
+        tally.add(guess, target, c)
+        for t, g in zip(target.ravel(), guess.ravel()):
+            if t != 255:
+                matrix[c][int(t), int(g)] += 1
+    foreground = {c: m[1, 1] / (m[1, 1] + m[0, 1] + m[1, 0]) for c, m in matrix.items()}
+    total = sum(matrix.values())
+    background = total[0, 0] / (total[0, 0] + total[0, 1] + total[1, 0])
+    assert tally.per_class() == pytest.approx(foreground)
+    assert tally.miou == pytest.approx(np.mean(list(foreground.values())))
+    assert tally.fb_iou == pytest.approx((total[1, 1] / (total.sum() - total[0, 0]) + background) / 2)
+
+
+def test_auc_against_all_pairs_with_ties():
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        positive, negative = (rng.integers(-3, 4, rng.integers(1, 20)).astype(np.float32) for _ in range(2))
+        pairs = [1.0 if p > n else 0.5 if p == n else 0.0 for p in positive for n in negative]
+        assert auc(positive, negative) == pytest.approx(np.mean(pairs))
+
+
+def test_auc_at_its_ends_and_in_the_middle():
+    low, high = np.array([-1.0, 0.0, 0.5]), np.array([1.0, 2.0])
+    assert (auc(high, low), auc(low, high), auc(low, low)) == (1.0, 0.0, 0.5)
+    assert auc(np.zeros(3), np.zeros(4)) == 0.5

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Train on one fold and test on its unseen classes:   bash train.sh [DATASET] [FOLD|all] [key=value ...]
+#   bash train.sh                       Shapes-5i, fold 0: nothing to download
+#   bash train.sh shapes all            the four folds one after another, then their table
+#   bash train.sh shapes/supervised 2   another configuration: config/shapes/supervised.yaml
+set -euo pipefail
+cd "$(dirname "$0")"
+source util/setup.sh
+
+dataset=shapes fold=0
+if [ $# -gt 0 ] && [[ $1 != *=* ]]; then dataset=$1; shift; fi
+if [ $# -gt 0 ] && [[ $1 != *=* ]]; then fold=$1; shift; fi
+config=config/$dataset.yaml
+[[ $dataset == */* ]] || config=config/$dataset/esda.yaml
+if [ ! -f "$config" ]; then
+    echo "error: $config: no such file; DATASET is one of: $(cd config && ls -d */ | tr -d / | xargs)" >&2
+    exit 2
+fi
+case $fold in
+    all) folds=(0 1 2 3) ;;
+    [0-3]) folds=("$fold") ;;
+    *) echo "error: fold '$fold' is none of 0, 1, 2, 3, all" >&2; exit 2 ;;
+esac
+if [ "${NPROC:-1}" != 1 ]; then
+    echo "error: NPROC=$NPROC: training in several processes is not there yet; leave NPROC away" >&2
+    exit 2
+fi
+
+setup requirements.txt
+launch=("$python")  # where torchrun will start NPROC of them
+if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
+
+stamp=$(date +%Y%m%d-%H%M%S)
+for k in "${folds[@]}"; do
+    "${launch[@]}" train.py --config "$config" fold="$k" run="$stamp" "$@"
+done
+if [ "$fold" = all ]; then "$python" -m util.table --config "$config" run="$stamp" "$@"; fi
