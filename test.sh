@@ -30,4 +30,4 @@ stamp=$(date +%Y%m%d-%H%M%S)
 for k in "${folds[@]}"; do
     "$python" test.py --config "$config" fold="$k" run="$stamp" ${weights[@]+"${weights[@]}"} "$@"
 done
-if [ "$fold" = all ]; then "$python" -m util.table --config "$config" run="$stamp-test" "$@"; fi
+if [ "$fold" = all ]; then "$python" -m util.table --config "$config" run="$stamp" "$@"; fi

@@ -49,7 +49,7 @@ def test_every_shapes_tool_config_loads(file):
     schema = OTHER_SCHEMAS[file]
     cfg = load(schema, ROOT / file, base=None)
     assert isinstance(cfg, schema)
-    assert all(isinstance(stage, Stage) for stage in getattr(cfg, "stages", []))
+    assert all(isinstance(stage, Stage) for cycle in getattr(cfg, "cycles", []) for stage in cycle.stages)
 
 
 def test_a_config_is_laid_over_base_and_overrides_over_both():
@@ -202,3 +202,12 @@ def test_the_command_line_is_config_and_overrides_in_any_order():
     expected = load(Config, ESDA, ["fold=2", "train.lr=0.5"])
     assert from_command_line(["--config", str(ESDA), "fold=2", "train.lr=0.5"]) == expected
     assert from_command_line(["fold=2", "--config", str(ESDA), "train.lr=0.5"]) == expected
+
+
+@pytest.mark.parametrize("override", [
+    "data.workers=-1", "train.batch_size=0", "eval.batch_size=0", "train.log_every=0", "model.size=0", "model.dropout=2",
+    "model.pixel_mean=[0.5]", "augment.blur=4", "seed=-1", "train.lr=nan", "model.prompt={} {}", "model.prompt={name}",
+    "model.prompt=a photo", "train.epochs=0", "augment.scale=[1.0]", "augment.scale=[1.1, 0.9]"])
+def test_a_value_that_cannot_work_is_refused_before_anything_starts(override):
+    with pytest.raises(UserError, match=override.split("=")[0]):
+        from_command_line(["--config", str(ROOT / "config/shapes/esda.yaml"), override])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from util.dataset import TestDataset, TrainBatches, TrainDataset, test_loader, train_loader
+from util.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, train_loader
 from util.config import ROOT, Augment
 from util.evaluate import absent_names, evaluate, predict
 from util.folds import Classes
@@ -50,7 +50,7 @@ def scored(painted, batch_size=2, workers=0, asked=None, **options):
     samples = exhaustive(index, (1, 2, 3), 1)
     if asked is not None:
         samples = list(asked)
-    loader = test_loader(TestDataset(root, index, samples, 3, 64, (0, 0, 0)), batch_size, workers)
+    loader = eval_loader(EvalDataset(root, index, samples, 3, 64, (0, 0, 0)), batch_size, workers)
     text = torch.tensor([1.0, 2.0, 3.0])
     stream = predict(Oracle(), text, loader, torch.device("cpu"), PLAIN, "test", asked)
     return evaluate(stream, (1, 2, 3), classes, "exhaustive", **options)
@@ -91,7 +91,7 @@ def test_the_index_counts_pixels_and_is_kept(painted):
 def test_watch_keeps_the_chosen_and_passes_all(painted):
     root, index, _ = painted
     samples = exhaustive(index, (3,), 1)
-    loader = test_loader(TestDataset(root, index, samples, 3, 64, (0, 0, 0)), 2, 0)
+    loader = eval_loader(EvalDataset(root, index, samples, 3, 64, (0, 0, 0)), 2, 0)
     kept = {}
     stream = predict(Oracle(), torch.tensor([1.0, 2, 3]), loader, torch.device("cpu"), PLAIN, "test")
     assert len(list(watch(stream, samples[1:2], kept))) == len(samples)
@@ -101,7 +101,7 @@ def test_watch_keeps_the_chosen_and_passes_all(painted):
 def test_evaluation_leaves_the_models_mode_alone(painted):
     model = Oracle().train()
     root, index, classes = painted
-    loader = test_loader(TestDataset(root, index, exhaustive(index, (3,), 1), 3, 64, (0, 0, 0)), 2, 0)
+    loader = eval_loader(EvalDataset(root, index, exhaustive(index, (3,), 1), 3, 64, (0, 0, 0)), 2, 0)
     evaluate(predict(model, torch.tensor([1.0, 2, 3]), loader, torch.device("cpu"), PLAIN, "test"), (3,), classes, "x")
     assert model.training
 

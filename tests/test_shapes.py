@@ -82,14 +82,14 @@ def test_the_set_has_pascals_layout_and_is_made_once(tmp_path, capsys):
 def test_the_shipped_clip_knows_its_words():
     cfg = config.load(pretrain.Pretrain, pretrain.CONFIG, base=None)
     clip = build_clip(read_clip(config.ROOT / cfg.out)).eval()
-    top1 = pretrain.accuracy(clip, CLASSES, cfg.stages[-1].style(single=True), count=500)
+    top1 = pretrain.accuracy(clip, CLASSES, cfg.cycles[-1].stages[-1].style(single=True), count=500)
     assert top1 >= 0.95
 
 
 def test_pretraining_runs_and_its_file_loads(tmp_path):
     stage = "{side: %d, samples: 16, keep: 0.5, single_share: 0.5, single_diameter: [20, 30], objects: [2, 3], diameter: [14, 20]}"
     cfg = config.load(pretrain.Pretrain, pretrain.CONFIG, [
-        f"out={tmp_path}/clip.pt", f"stages=[{stage % 32}, {stage % 48}]", "batch_size=8", "vision_width=64",
+        f"out={tmp_path}/clip.pt", f"cycles=[{{seed: 1, muon_lr: 0.005, warmup: 0.1, decay: 0.5, stages: [{stage % 32}, {stage % 48}]}}]", "batch_size=8", "vision_width=64",
         "vision_layers=2", "text_layers=1", "workers=0", "threads=1"], base=None)
     pretrain.save(pretrain.train(cfg, CLASSES), cfg.out)
     clip = build_clip(read_clip(cfg.out))

@@ -160,7 +160,7 @@ def test_baselines_need_no_training(baseline, run_script, tiny_options, tmp_path
     assert done.returncode == 0, done.stderr
     results = json.loads(next(tmp_path.rglob("results.json")).read_text())
     if baseline == "everything":
-        assert 0 < results["miou"] < 40 and results["fb_iou"] == pytest.approx(results["fb_iou"])
+        assert 0 < results["miou"] < 40 and results["fb_iou"] < 20  # the background is missed altogether
     again = run_script("train.py", "--config", f"config/shapes/{baseline}.yaml", *tiny_options, f"exp={tmp_path}")
     assert again.returncode == 2 and "nothing to train" in again.stderr
 

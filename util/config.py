@@ -7,6 +7,7 @@ fit stops the run and names the nearest key.
 import argparse
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Literal, TypeVar
 import yaml
 
 from util.errors import UserError, require_file
+from util.limits import check_limits
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "config" / "base.yaml"
@@ -77,8 +79,9 @@ class Train:
     epochs: int
     epoch_samples: int
     batch_size: int
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Literal["sgd", "adamw", "muon"]
     lr: float
+    muon_lr: float
     momentum: float
     weight_decay: float
     warmup: int
@@ -126,14 +129,14 @@ def load(schema: type[Schema], file: str | Path, overrides: list[str] = (), base
     Raises UserError for a missing file, unreadable YAML, an unknown key, a wrong type or a missing option.
     """
     values: dict = {}
-    for layer in ([base] if base else []) + _chain(Path(file)):
-        _merge(values, _read(layer), schema, str(layer))
+    for layer, options in ([(base, _read(base))] if base else []) + _chain(Path(file)):
+        _merge(values, options, schema, str(layer))
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"{text!r} on the command line is not of the form key=value")
-        try:
-            leaf = yaml.safe_load(value) if value else ""
+        try:  # text is taken as it stands: YAML would read a date in 2025-01-01 and a mapping in the prompt {}
+            leaf = value if _kind(schema, key) is str or not value else yaml.safe_load(value)
         except yaml.YAMLError:
             leaf = value
         for part in reversed(key.split(".")):
@@ -154,35 +157,42 @@ def from_dict(schema: type[Schema], values: dict, where: str) -> Schema:
     return _build(schema, merged, where)
 
 
+def _kind(schema: type, key: str):
+    """The type of the option with the dotted name ``key``, None if there is none."""
+    kind = schema
+    for part in key.split("."):
+        kind = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    return kind
+
+
 def _read(path: Path) -> dict:
     require_file(path, "give --config one of the files in config/*/")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}; give --config one of the files in config/*/") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a mapping of options, not a {type(values).__name__}")
-    values.pop("extends", None)
     return values
 
 
-def _chain(path: Path) -> list[Path]:
-    """``path`` preceded by the files it extends, the most general first."""
-    chain = [path]
+def _chain(path: Path) -> list[tuple[Path, dict]]:
+    """``path`` preceded by the files it extends, the most general first, each with its options."""
+    chain: list[tuple[Path, dict]] = []
     while True:
-        require_file(chain[0], "give --config one of the files in config/*/")
-        try:
-            parent = (yaml.safe_load(chain[0].read_text(encoding="utf-8")) or {}).get("extends")
-        except (yaml.YAMLError, AttributeError):
-            return chain  # _read says what is wrong with it
-        if not parent:
+        values = _read(path)
+        parent = values.pop("extends", None)
+        chain.insert(0, (path, values))
+        if parent is None:
             return chain
-        parent = chain[0].parent / parent
-        if parent in chain:
-            raise UserError(f"{chain[0]}: extends {parent.name}, which extends it in turn")
-        chain.insert(0, parent)
+        if not isinstance(parent, str):
+            raise UserError(f"{path}: extends={parent!r} should be the path of another config, from this one's folder")
+        parent = Path(os.path.normpath(path.parent / parent))
+        if any(parent == Path(os.path.normpath(file)) for file, _ in chain):
+            raise UserError(f"{path}: extends {parent.name}, which extends it in turn")
+        path = parent
 
 
 def _merge(into: dict, values: dict, schema: type, where: str, prefix: str = "") -> None:
@@ -190,6 +200,9 @@ def _merge(into: dict, values: dict, schema: type, where: str, prefix: str = "")
     for key, value in values.items():
         name = f"{prefix}{key}"
         if key not in fields:
+            while isinstance(value, dict) and value:  # the whole of a dotted name tells better what was meant
+                inner, value = next(iter(value.items()))
+                name += f".{inner}"
             raise UserError(f"{where}: unknown option {name!r}; {_nearest(name, schema, prefix)}")
         if dataclasses.is_dataclass(fields[key]):
             if not isinstance(value, dict):
@@ -263,5 +276,7 @@ def from_command_line(arguments: list[str]) -> Config:
     parser = argparse.ArgumentParser(epilog="config/base.yaml lists and explains every option")
     parser.add_argument("--config", required=True, help="e.g. config/shapes/esda.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. fold=1 train.lr=1e-3")
-    parsed = parser.parse_args(arguments)
-    return load(Config, parsed.config, parsed.overrides)
+    parsed = parser.parse_intermixed_args(arguments)  # overrides may stand before --config too
+    config = load(Config, parsed.config, parsed.overrides)
+    check_limits(config)
+    return config

@@ -20,7 +20,7 @@ class TrainBatch(NamedTuple):
     class_ids: Tensor   # (B,) int64
 
 
-class TestBatch(NamedTuple):
+class EvalBatch(NamedTuple):
     images: Tensor                      # (B, 3, S, S) uint8 RGB, padded on the right and below
     inner: list[tuple[int, int]]        # (height, width) that each image fills of S x S
     masks: list[np.ndarray]             # each (H, W) uint8 of class ids at the original size
@@ -87,7 +87,7 @@ class TrainBatches(Sampler):
             yield [(self.epoch, position, int(order[position])) for position in positions]
 
 
-class TestDataset(Dataset):
+class EvalDataset(Dataset):
     """The samples of a protocol, images fitted to the network's input and masks as they are."""
 
     def __init__(self, root: str, index: Index, samples: list[Sample], classes: int, size: int, fill):
@@ -109,14 +109,14 @@ def _collate_train(items) -> TrainBatch:
     return TrainBatch(torch.stack(images), torch.stack(targets), torch.tensor(class_ids))
 
 
-def _collate_test(items) -> TestBatch:
+def _collate_eval(items) -> EvalBatch:
     images, inner, masks, samples = zip(*items)
-    return TestBatch(torch.stack(images), list(inner), list(masks), list(samples))
+    return EvalBatch(torch.stack(images), list(inner), list(masks), list(samples))
 
 
 def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> Loader:
     return Loader(dataset, _collate_train, workers, batch_sampler=batches)
 
 
-def test_loader(dataset: TestDataset, batch_size: int, workers: int) -> Loader:
-    return Loader(dataset, _collate_test, workers, batch_size=batch_size)
+def eval_loader(dataset: EvalDataset, batch_size: int, workers: int) -> Loader:
+    return Loader(dataset, _collate_eval, workers, batch_size=batch_size)

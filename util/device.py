@@ -46,7 +46,7 @@ def make_deterministic(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms first imports Inductor: a second
     torch.backends.cudnn.benchmark = False
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from util.dataset import TrainBatch
-from util.optim import poly_rate, set_rate
+from util.optim import schedule, set_share
 
 
 @dataclass
@@ -36,8 +36,8 @@ def train_one_epoch(model, losses_of: Callable, text, batches: Iterable[TrainBat
     before = time.perf_counter()
     for batch in batches:
         iteration = at.epoch * steps + at.step
-        rate = poly_rate(iteration, options.epochs * steps, options)
-        set_rate(optimizer, rate)
+        share = schedule(iteration, options.epochs * steps, options)
+        set_share(optimizer, share)
         images, targets = (part.to(device, non_blocking=True) for part in (batch.images, batch.targets))
         with autocast:
             output = model(images, text[batch.class_ids.to(device) - 1])
@@ -52,5 +52,5 @@ def train_one_epoch(model, losses_of: Callable, text, batches: Iterable[TrainBat
         at.step += 1
         at.sums = {name: at.sums.get(name, 0.0) + value for name, value in values.items()}
         now = time.perf_counter()
-        yield {"iteration": iteration, "lr": rate, **values, "images": len(images), "seconds": now - before}
+        yield {"iteration": iteration, "lr": share * options.lr, **values, "images": len(images), "seconds": now - before}
         before = time.perf_counter()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from util.dataset import TestBatch
+from util.dataset import EvalBatch
 from util.folds import Classes
 from util.loader import Loader
 from util.metric import IGNORE, Tally, auc
@@ -44,7 +44,7 @@ def predict(model, text, loader: Loader, device, autocast, label: str, asked: di
         model.train(was_training)
 
 
-def _predict_batch(model, text, batch: TestBatch, device, autocast, asked) -> list[Prediction]:
+def _predict_batch(model, text, batch: EvalBatch, device, autocast, asked) -> list[Prediction]:
     ids = [asked[sample] if asked else sample.class_id for sample in batch.samples]
     rows = torch.tensor(ids, device=device) - 1
     with autocast:

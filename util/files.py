@@ -7,13 +7,18 @@ import numpy as np
 from util.errors import UserError, require_file
 
 END_OF_JPEG, SCAN_OF_JPEG = b"\xff\xd9", b"\xff\xda"
+PNG, BIT_DEPTH = b"\x89PNG", 24  # how a PNG starts, and where its header says how many bits a sample has
 
 
 def read_list(path: str | Path) -> list[tuple[str, str]]:
     """Lines "image mask" as pairs of paths relative to the data root. Raises UserError."""
     require_file(path, "a data set's lists are made with it; see the README's chapter on data")
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a list but a binary file; check data.train_list and data.val_list") from None
     pairs = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         parts = line.split()
         if not parts:
             continue
@@ -43,9 +48,13 @@ def read_image(path: str | Path) -> np.ndarray:
 
 def read_mask(path: str | Path, classes: int) -> np.ndarray:
     """(H, W) uint8 of 0, class ids 1..classes and 255. Raises UserError, for a value between too."""
-    mask = cv2.imdecode(np.frombuffer(_read_bytes(Path(path)), np.uint8), cv2.IMREAD_UNCHANGED)
+    data = _read_bytes(Path(path))
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if mask is None:
         raise UserError(f"{path}: not a readable mask; make it again")
+    if data.startswith(PNG) and data[BIT_DEPTH] < 8 and mask.ndim == 2:  # decoders stretch class 1 to 17, 85 or 255
+        raise UserError(f"{path}: a mask should be a grey 8-bit PNG whose values are class ids; this one has "
+                        f"{data[BIT_DEPTH]} bits a pixel; save it with 8")
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise UserError(f"{path}: a mask should be a grey 8-bit PNG whose values are class ids; this one is "
                         f"{'x'.join(map(str, mask.shape))} {mask.dtype} (a palette PNG must be converted)")

@@ -1,6 +1,6 @@
 """Everything that one fold of one data set trains on and is tested on, as the config says."""
 from util.config import Config
-from util.dataset import TestDataset, TrainBatches, TrainDataset, mean_colour, test_loader, train_loader
+from util.dataset import EvalDataset, TrainBatches, TrainDataset, mean_colour, eval_loader, train_loader
 from util.folds import Classes
 from util.index import read_index
 from util.loader import Loader
@@ -39,6 +39,6 @@ class FoldData:
 
     def loader(self, samples: list[Sample]) -> Loader:
         """Batches of test samples."""
-        dataset = TestDataset(self.cfg.data.root, self.index, samples, len(self.classes.names), self.cfg.model.size,
+        dataset = EvalDataset(self.cfg.data.root, self.index, samples, len(self.classes.names), self.cfg.model.size,
                               self.fill)
-        return test_loader(dataset, self.cfg.eval.batch_size, self.cfg.data.workers)
+        return eval_loader(dataset, self.cfg.eval.batch_size, self.cfg.data.workers)

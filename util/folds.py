@@ -26,7 +26,7 @@ class Classes:
         try:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
             names, rule = [str(name) for name in content["classes"]], content["folds"]
-        except (yaml.YAMLError, KeyError, TypeError) as error:
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{path}: should hold 'classes' (a list of names) and 'folds': {error}") from None
         if len(set(names)) != len(names):
             raise UserError(f"{path}: a class name stands twice in 'classes'")

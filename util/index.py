@@ -31,14 +31,13 @@ def read_index(root: str | Path, list_file: str | Path, classes: int) -> Index:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; put the data there or set data.root")
     digest = hashlib.sha256(f"{classes}".encode())
-    for number, (image, mask) in enumerate(pairs, start=1):
+    for image, mask in pairs:
         if not (root / image).is_file():
-            raise UserError(f"{list_file}:{number}: {root / image} is not there; check data.root or mend the list")
+            raise _missing(root / image, list_file, (image, mask))
         try:
             status = os.stat(root / mask)
         except OSError:
-            raise UserError(f"{list_file}:{number}: {root / mask} is not there; check data.root or mend the list") \
-                from None
+            raise _missing(root / mask, list_file, (image, mask)) from None
         digest.update(f"{image} {mask} {status.st_size} {status.st_mtime_ns}\n".encode())
     kept = root / "index" / f"{Path(list_file).stem}-{digest.hexdigest()[:16]}.npy"
     if kept.is_file():
@@ -57,3 +56,10 @@ def read_index(root: str | Path, list_file: str | Path, classes: int) -> Index:
     np.save(buffer, pixels)
     write_bytes_atomically(kept, buffer.getvalue())
     return Index(str(list_file), pairs, pixels)
+
+
+def _missing(path: Path, list_file: str | Path, pair: tuple[str, str]) -> UserError:
+    """Names the line of the list, which blank lines before it move down."""
+    lines = Path(list_file).read_text(encoding="utf-8").splitlines()
+    number = 1 + [tuple(line.split()) for line in lines].index(pair)
+    return UserError(f"{list_file}:{number}: {path} is not there; check data.root or mend the list")

@@ -3,20 +3,58 @@ import torch
 from torch import nn
 
 
-def make_optimizer(model: nn.Module, options) -> torch.optim.Optimizer:
-    """SGD or AdamW over the parameters that train. ``options``: config section ``train``."""
+class MuonAdamW:
+    """Muon (Jordan 2024) for the matrices of transformer blocks, AdamW for everything else, as one optimiser."""
+
+    def __init__(self, model: nn.Module, options):
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in named if ".resblocks." in name and p.ndim == 2]
+        rest = [p for name, p in named if not (".resblocks." in name and p.ndim == 2)]
+        self.parts = [torch.optim.Muon(matrices, options.muon_lr, weight_decay=options.weight_decay),
+                      torch.optim.AdamW(rest, options.lr, weight_decay=options.weight_decay)]
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state: dict) -> None:
+        for part, saved in zip(self.parts, state["parts"], strict=True):
+            part.load_state_dict(saved)
+
+
+def make_optimizer(model: nn.Module, options):
+    """SGD, AdamW or Muon with AdamW over the parameters that train. ``options``: config section ``train``."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if options.optimizer == "sgd":
-        return torch.optim.SGD(parameters, options.lr, momentum=options.momentum, weight_decay=options.weight_decay)
-    return torch.optim.AdamW(parameters, options.lr, weight_decay=options.weight_decay)
-
-
-def poly_rate(iteration: int, iterations: int, options) -> float:
-    """The learning rate of ``iteration`` (from 0): linear warm-up times poly decay, lr (1 - i / n) ** power."""
-    warm = min(1.0, (iteration + 1) / options.warmup) if options.warmup else 1.0
-    return options.lr * warm * (1 - iteration / iterations) ** options.power
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+        optimizer = torch.optim.SGD(parameters, options.lr, momentum=options.momentum,
+                                    weight_decay=options.weight_decay)
+    elif options.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, options.lr, weight_decay=options.weight_decay)
+    else:
+        optimizer = MuonAdamW(model, options)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["full_lr"] = group["lr"]  # what the schedule multiplies
+    return optimizer
+
+
+def schedule(iteration: int, iterations: int, options) -> float:
+    """Share of the learning rate in ``iteration`` (from 0): linear warm-up times poly decay, (1 - i / n) ** power."""
+    warm = min(1.0, (iteration + 1) / options.warmup) if options.warmup else 1.0
+    return warm * (1 - iteration / iterations) ** options.power
+
+
+def set_share(optimizer, share: float) -> None:
+    """Let every group learn at ``share`` of its full rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = share * group["full_lr"]

@@ -1,4 +1,5 @@
 """A run's folder: resolved config, code version, log, TensorBoard events, checkpoints, results and pictures."""
+import contextlib
 import json
 import shlex
 import subprocess
@@ -7,7 +8,9 @@ import time
 from pathlib import Path
 
 import yaml
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from util.checkpoint import write_bytes_atomically
 from util.config import ROOT, Config, to_dict
@@ -37,7 +40,7 @@ class Run:
                             f"or choose another run=") from None
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place with exp=") from None
-        self._events: SummaryWriter | None = None
+        self._events: EventsWriter | None = None
 
     @staticmethod
     def start(cfg: Config, suffix: str = "") -> "Run":
@@ -55,20 +58,40 @@ class Run:
     def log(self, text: str) -> None:
         """One line on stdout and in log.txt."""
         print(text, flush=True)
-        self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-        self._log.flush()
+        with self._writing("log.txt"):
+            self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+            self._log.flush()
 
     def open_events(self, step: int) -> None:
         """Start writing TensorBoard events; those from ``step`` on that an interrupted run left are discarded."""
-        self._events = SummaryWriter(str(self.folder / "events"), purge_step=step or None)
+        with self._writing("events"):
+            (self.folder / "events").mkdir(exist_ok=True)
+            # Not SummaryWriter: on a full disk its thread dies, and the run then waits for it for ever.
+            self._events = EventsWriter(str(self.folder / "events" / "events"))
+        if step:
+            self._event(step, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
         for tag, value in values.items():
-            self._events.add_scalar(tag, value, step)
+            self._event(step, summary=summary.scalar(tag, value))
+        with self._writing("events"):
+            self._events.flush()
 
     def picture(self, tag: str, image, step: int) -> None:
         """(H, W, 3) uint8 RGB."""
-        self._events.add_image(tag, image, step, dataformats="HWC")
+        self._event(step, summary=summary.image(tag, image, dataformats="HWC"))
+
+    def _event(self, step: int, **content) -> None:
+        with self._writing("events"):
+            self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    @contextlib.contextmanager
+    def _writing(self, name: str):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.folder / name}: could not be written ({error.strerror}); free some space, then go "
+                            f"on with resume={self.folder}") from None
 
     def write(self, name: str, data: bytes) -> Path:
         path = self.folder / name
@@ -82,6 +105,8 @@ class Run:
         return self.write_text(name, json.dumps(values, indent=2) + "\n")
 
     def close(self) -> None:
-        if self._events:
-            self._events.close()
-        self._log.close()
+        """Close the files, quietly: what could not be written has been told of by then."""
+        for file in (self._events, self._log):
+            with contextlib.suppress(OSError):
+                if file:
+                    file.close()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset, default_collate
 
 from data.shapes.caption import PROMPTS, caption, plain_caption
 from data.shapes.scene import Style, scene
@@ -25,6 +25,7 @@ from util import config as configuration
 from util.checkpoint import write_atomically
 from util.errors import run_main
 from util.folds import Classes
+from util.loader import Loader
 from util.progress import progress
 
 CONFIG = configuration.ROOT / "config" / "shapes" / "pretrain.yaml"
@@ -49,12 +50,21 @@ class Stage:
 
 
 @dataclass
+class Cycle:
+    """Stages under one learning rate schedule."""
+    muon_lr: float
+    warmup: float
+    decay: float
+    seed: int
+    stages: list[Stage]
+
+
+@dataclass
 class Pretrain:
     """config/shapes/pretrain.yaml says what each is for."""
     out: str
     init: str
     classes: str
-    seed: int
     patch: int
     vision_width: int
     vision_layers: int
@@ -62,13 +72,10 @@ class Pretrain:
     text_layers: int
     context_length: int
     embed_dim: int
-    stages: list[Stage]
+    cycles: list[Cycle]
     batch_size: int
-    muon_lr: float
     adamw_lr: float
     weight_decay: float
-    warmup: float
-    decay: float
     caption_weight: float
     workers: int
     threads: int
@@ -111,22 +118,22 @@ def contrastive_loss(clip: CLIP, images: Tensor, captions: Tensor, present: Tens
     return loss + caption_weight * (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
 
 
-def _optimizers(clip: CLIP, cfg: Pretrain) -> list[torch.optim.Optimizer]:
+def _optimizers(clip: CLIP, cfg: Pretrain, muon_lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the transformer blocks, AdamW for the rest."""
     matrices = [p for name, p in clip.named_parameters() if "resblocks" in name and p.ndim == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in clip.parameters() if id(p) not in chosen]
-    return [torch.optim.Muon(matrices, lr=cfg.muon_lr, weight_decay=cfg.weight_decay),
+    return [torch.optim.Muon(matrices, lr=muon_lr, weight_decay=cfg.weight_decay),
             torch.optim.AdamW(rest, lr=cfg.adamw_lr, weight_decay=cfg.weight_decay)]
 
 
-def _rate(step: int, steps: int, cfg: Pretrain) -> float:
+def _rate(step: int, steps: int, cycle: Cycle) -> float:
     """Share of the learning rate at ``step``: linear warm-up, flat, linear decay to zero."""
-    return min(1.0, (step + 1) / max(1, cfg.warmup * steps), (steps - step) / max(1, cfg.decay * steps))
+    return min(1.0, (step + 1) / max(1, cycle.warmup * steps), (steps - step) / max(1, cycle.decay * steps))
 
 
 def new_clip(cfg: Pretrain) -> CLIP:
-    visual = VisionTransformer(cfg.stages[0].side, cfg.patch, cfg.vision_width, cfg.vision_layers, cfg.vision_width // 64,
+    visual = VisionTransformer(cfg.cycles[0].stages[0].side, cfg.patch, cfg.vision_width, cfg.vision_layers, cfg.vision_width // 64,
                                cfg.embed_dim)
     text = TextEncoder(Tokenizer().end + 1, cfg.context_length, cfg.text_width, cfg.text_layers,
                        max(1, cfg.text_width // 64), cfg.embed_dim)
@@ -159,26 +166,33 @@ def accuracy(clip: CLIP, names: list[str], style: Style, count: int = 2000, seed
 
 
 def train(cfg: Pretrain, names: list[str]) -> CLIP:
-    torch.manual_seed(cfg.seed)
+    """All cycles; the weights are saved after each stage."""
+    torch.manual_seed(cfg.cycles[0].seed)
     torch.set_num_threads(cfg.threads)
     cv2.setNumThreads(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clip = (build_clip(read_clip(cfg.init)) if cfg.init else new_clip(cfg)).to(device).train()
+    clip = (build_clip(read_clip(cfg.init)) if cfg.init else new_clip(cfg)).to(device)
+    for cycle in cfg.cycles:
+        _train_cycle(clip, cycle, cfg, names, device)
+    return clip.eval()
+
+
+def _train_cycle(clip: CLIP, cycle: Cycle, cfg: Pretrain, names: list[str], device: torch.device) -> None:
     tokenize = Tokenizer()
     prompts = [tokenize([p.format(n) for n in names], cfg.context_length).to(device) for p in PROMPTS]
-    steps = sum(stage.samples // cfg.batch_size for stage in cfg.stages)
+    steps = sum(stage.samples // cfg.batch_size for stage in cycle.stages)
     step = 0
-    for stage in cfg.stages:
+    for stage in cycle.stages:
         clip.visual.resize(stage.side)
-        optimizers = _optimizers(clip, cfg)  # anew, for the resized position embedding
+        optimizers = _optimizers(clip.train(), cfg, cycle.muon_lr)  # anew, for the resized position embedding
         base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        loader = DataLoader(Captioned(stage, names, cfg.seed, cfg.context_length), cfg.batch_size,
-                            num_workers=cfg.workers, drop_last=True, prefetch_factor=8 if cfg.workers else None)
+        loader = Loader(Captioned(stage, names, cycle.seed, cfg.context_length), default_collate, cfg.workers,
+                        batch_size=cfg.batch_size, drop_last=True)
         bar = progress(loader, f"pretraining at {stage.side} px")
         for images, captions, present in bar:
             for optimizer, rates in zip(optimizers, base):
                 for group, rate in zip(optimizer.param_groups, rates):
-                    group["lr"] = rate * _rate(step, steps, cfg)
+                    group["lr"] = rate * _rate(step, steps, cycle)
             images, captions, present = normalise(images.to(device)), captions.to(device), present.to(device)
             with torch.autocast(device.type, torch.bfloat16):
                 loss = contrastive_loss(clip, images, captions, present, prompts[step % len(prompts)],
@@ -196,7 +210,6 @@ def train(cfg: Pretrain, names: list[str]) -> CLIP:
                 print(f"step {step}/{steps}  loss {loss.item():.3f}  top-1 {top1:.3f}", flush=True)
                 clip.train()
         save(clip, cfg.out)
-    return clip.eval()
 
 
 def save(clip: CLIP, path: str) -> None:
@@ -214,7 +227,7 @@ def main() -> None:
     if not check:
         save(train(cfg, names), cfg.out)
     clip = build_clip(read_clip(cfg.out)).eval()
-    print(f"{cfg.out}: image-to-text top-1 {accuracy(clip, names, cfg.stages[-1].style(single=True)):.4f} "
+    print(f"{cfg.out}: image-to-text top-1 {accuracy(clip, names, cfg.cycles[-1].stages[-1].style(single=True)):.4f} "
           f"on 2000 fresh images of one object, {len(names)} names")
 
 
