@@ -26,8 +26,8 @@ _TILES = 96
 class Style:
     """What a scene is made of; sizes in pixels."""
     side: int = 128                # images are side x side
-    objects: tuple = (3, 5)        # fewest and most objects
-    diameter: tuple = (40, 64)     # of an object's upright square
+    objects: tuple = (3, 4)        # fewest and most objects
+    diameter: tuple = (44, 68)     # of an object's upright square
     rotation: float = 40.0         # degrees either way
     overlap: float = 0.25          # most of an earlier object's area that a later one may cover
 
