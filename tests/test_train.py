@@ -50,6 +50,12 @@ def same(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
+def tiny_options(options_for, tiny_shapes, tmp_path_factory) -> list[str]:
+    """As conftest's, for runs that several tests share; each test gives its own exp= after these."""
+    return [*options_for(tiny_shapes, tmp_path_factory.mktemp("unused")), "eval.name_check=true"]
+
+
+@pytest.fixture(scope="module")
 def whole(run_script, tiny_options, tmp_path_factory) -> Path:
     """A run that nothing disturbed."""
     return train(run_script, tiny_options, tmp_path_factory.mktemp("whole"))
