@@ -14,12 +14,7 @@ dataset=$1 fold=$2
 shift 2
 weights=()
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then weights=("weights=$1"); shift; fi
-config=config/$dataset.yaml
-[[ $dataset == */* ]] || config=config/$dataset/esda.yaml
-if [ ! -f "$config" ]; then
-    echo "error: $config: no such file; DATASET is one of: $(cd config && ls -d */ | tr -d / | xargs)" >&2
-    exit 2
-fi
+config_of "$dataset"
 folds=("$fold")
 [ "$fold" != all ] || folds=(0 1 2 3)
 

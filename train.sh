@@ -10,12 +10,7 @@ source util/setup.sh
 dataset=shapes fold=0
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then dataset=$1; shift; fi
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then fold=$1; shift; fi
-config=config/$dataset.yaml
-[[ $dataset == */* ]] || config=config/$dataset/esda.yaml
-if [ ! -f "$config" ]; then
-    echo "error: $config: no such file; DATASET is one of: $(cd config && ls -d */ | tr -d / | xargs)" >&2
-    exit 2
-fi
+config_of "$dataset"
 case $fold in
     all) folds=(0 1 2 3) ;;
     [0-3]) folds=("$fold") ;;

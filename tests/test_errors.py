@@ -1,4 +1,5 @@
 """What a user can get wrong ends in one line that says what, where and what to do; most tests run the real scripts."""
+import os
 import resource
 import shutil
 import signal
@@ -278,3 +279,12 @@ def test_a_message_of_several_lines_becomes_one(capsys):
         run_main(main)
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: a.yaml: not valid YAML: in line 3 here\n"
+
+
+@pytest.mark.parametrize("command, environment, named", [
+    (["train.sh", "nosuch"], {}, "config/nosuch/esda.yaml"), (["train.sh", "shapes", "7"], {}, "fold '7'"),
+    (["train.sh"], {"NPROC": "2"}, "NPROC=2"), (["test.sh", "shapes"], {}, "usage")])
+def test_the_shell_scripts_refuse_in_one_line(command, environment, named):
+    done = subprocess.run(["bash", *command], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and named in done.stderr

@@ -1,5 +1,6 @@
 # Sourced by train.sh, test.sh and tests/run.sh: sets `python` to one that has what requirements.txt names.
-#   setup REQUIREMENTS
+#   setup REQUIREMENTS       and config_of DATASET sets `config` to config/DATASET/esda.yaml, or of shapes/notext
+#                            to config/shapes/notext.yaml
 # In an active virtual or conda environment that is its own python, and what is missing there is said. Elsewhere .venv
 # is made once; .venv/made_with holds the requirements it was made with, and is written last.
 
@@ -33,4 +34,13 @@ setup() {
         exit 2
     fi
     cat requirements.txt "$wanted" > .venv/made_with
+}
+
+config_of() {
+    config=config/$1.yaml
+    [[ $1 == */* ]] || config=config/$1/esda.yaml
+    if [ ! -f "$config" ]; then
+        echo "error: $config: no such file; DATASET is one of: $(cd config && ls -d */ | tr -d / | xargs)" >&2
+        exit 2
+    fi
 }
