@@ -24,10 +24,7 @@ def load_weights(model, cfg: Config, clip: str) -> dict:
     saved = checkpoint.read(cfg.weights or "weights=", "weights= names the checkpoint to test")
     if not {"model", "clip", "config", "epoch"} <= saved.keys():
         raise UserError(f"{cfg.weights}: not a checkpoint of train.py; weights= wants checkpoints/best.pt of a run")
-    checkpoint.restore(model, saved["model"], cfg.weights)
-    if saved["clip"] != clip:
-        raise UserError(f"{cfg.weights}: was trained on other CLIP weights than {cfg.model.clip}; set model.clip to "
-                        f"those")
+    checkpoint.restore(model, saved, cfg.weights, clip)
     trained = saved["config"]
     if (trained["dataset"], trained["fold"]) != (cfg.dataset, cfg.fold):
         print(f"note: these weights were trained on {trained['dataset']} fold {trained['fold']}, where other classes "

@@ -77,8 +77,7 @@ class Trainer:
             what = ", ".join(f"{k} (then {then.get(k)!r}, now {now.get(k)!r})" for k in changed)
             raise UserError(f"{file}: the run was started with other options: {what}; resume with the same ones, or "
                             f"start a new run")
-        self._same_clip(saved, file)
-        checkpoint.restore(self.model, saved["model"], file)
+        checkpoint.restore(self.model, saved, file, self.clip)
         self.optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["rng"])
         if self.device.type == "cuda" and saved["cuda_rng"] is not None:
@@ -86,11 +85,6 @@ class Trainer:
         self.at, self.best = Progress(**saved["at"]), saved["best"]
         self.last_scores, self.seconds = saved["last_scores"], saved["seconds"]
         return Run(file.parent.parent, fresh=False)
-
-    def _same_clip(self, saved: dict, file: Path) -> None:
-        if saved["clip"] != self.clip:
-            raise UserError(f"{file}: was trained on other CLIP weights than {self.cfg.model.clip}; set model.clip to "
-                            f"the file of that run")
 
     def _weights(self) -> dict:
         return {"model": self.model.trainable_state(), "epoch": self.at.epoch, "clip": self.clip,
@@ -168,7 +162,7 @@ class Trainer:
     def finish(self) -> None:
         """Test the best epoch and say where everything is."""
         best = self.run.checkpoints / "best.pt"
-        checkpoint.restore(self.model, checkpoint.read(best, "train again")["model"], best)
+        checkpoint.restore(self.model, checkpoint.read(best, "train again"), best, self.clip)
         results = final_test(self.model, self.text, self.data, self.cfg, self.run, self.device, self.autocast,
                              str(best), self.clip, {
                                  "selection": "best epoch by unseen-class mIoU", "best_epoch": self.best["epoch"],

@@ -288,3 +288,8 @@ def test_the_shell_scripts_refuse_in_one_line(command, environment, named):
     done = subprocess.run(["bash", *command], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and named in done.stderr
+
+
+def test_a_checkpoint_on_other_clip_weights_is_refused():
+    with pytest.raises(UserError, match="last.pt: was trained on other CLIP weights.*model.clip"):
+        checkpoint.restore(torch.nn.Identity(), {"clip": "one", "model": {}}, "last.pt", clip="another")

@@ -50,12 +50,15 @@ def read(path: str | Path, remedy: str) -> dict:
     return content
 
 
-def restore(model: torch.nn.Module, state: dict, path: str | Path) -> None:
-    """Put a checkpoint's trained weights into ``model``; the frozen rest is CLIP's.
+def restore(model: torch.nn.Module, saved: dict, path: str | Path, clip: str) -> None:
+    """Put the trained weights of a checkpoint of train.py into ``model``; the frozen rest is CLIP's.
 
-    Raises UserError, naming the first differences, where the checkpoint is of another architecture.
+    Raises UserError where the checkpoint was trained on other CLIP weights than those of fingerprint ``clip``, and,
+    naming the first differences, where it is of another architecture.
     """
-    own = model.trainable_state()
+    if saved["clip"] != clip:
+        raise UserError(f"{path}: was trained on other CLIP weights than these; set model.clip to the file of that run")
+    state, own = saved["model"], model.trainable_state()
     problems = {"it lacks": sorted(own.keys() - state.keys()), "it also holds": sorted(state.keys() - own.keys()),
                 "of another shape:": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)}
     found = "; ".join(f"{what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")

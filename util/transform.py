@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 
-IGNORE = 255
+from util.metric import IGNORE
 
 
 def augment(image: np.ndarray, mask: np.ndarray, class_id: int, size: int, fill, options,
