@@ -15,10 +15,9 @@ shift 2
 weights=()
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then weights=("weights=$1"); shift; fi
 config_of "$dataset"
-folds=("$fold")
-[ "$fold" != all ] || folds=(0 1 2 3)
 
 setup requirements.txt
+folds_of "$fold" "$@"
 if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
 
 stamp=$(date +%Y%m%d-%H%M%S)

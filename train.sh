@@ -11,17 +11,13 @@ dataset=shapes fold=0
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then dataset=$1; shift; fi
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then fold=$1; shift; fi
 config_of "$dataset"
-case $fold in
-    all) folds=(0 1 2 3) ;;
-    [0-3]) folds=("$fold") ;;
-    *) echo "error: fold '$fold' is none of 0, 1, 2, 3, all" >&2; exit 2 ;;
-esac
 if [ "${NPROC:-1}" != 1 ]; then
     echo "error: NPROC=$NPROC: training in several processes is not there yet; leave NPROC away" >&2
     exit 2
 fi
 
 setup requirements.txt
+folds_of "$fold" "$@"
 launch=("$python")  # where torchrun will start NPROC of them
 if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
 

@@ -223,7 +223,7 @@ def test_built_clip_is_the_clip_that_was_saved(clip, tmp_path):
 
 def test_missing_file_names_path_and_official_url(tmp_path):
     message = error_of(tmp_path / "ViT-B-16.pt")
-    assert URL in message and "python -m model.download" in message
+    assert URL in message and "python -m data.prepare clip" in message
     assert SHA256 in URL and len(SHA256) == 64
 
 
@@ -283,14 +283,14 @@ def test_truncated_file(write, share, clip, tmp_path):
     path = tmp_path / "clip.bin"
     write(clip, path)
     path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
-    assert "python -m model.download" in error_of(path)
+    assert "python -m data.prepare clip" in error_of(path)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.999])
 def test_truncated_torchscript(share, tmp_path):
     path = tmp_path / "clip.pt"
     path.write_bytes(FIXTURE.read_bytes()[:int(share * FIXTURE.stat().st_size)])
-    assert "python -m model.download" in error_of(path)
+    assert "python -m data.prepare clip" in error_of(path)
 
 
 @pytest.mark.parametrize("content", [

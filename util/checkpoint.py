@@ -1,47 +1,38 @@
-"""Files that are either whole or absent, and read back without running any code in them."""
+"""Tensors and plain values in files that are whole or absent, read back without running any code in them."""
 import io
-import os
 from pathlib import Path
 
+import safetensors.torch
 import torch
 
+from util.atomic import IN_A_RUN, write_bytes_atomically
 from util.errors import UserError, require_file
 
 
-def write_bytes_atomically(path: str | Path, data: bytes) -> None:
-    """Write beside ``path`` and rename over it, so that a reader finds the old file or the new, never half of one.
-
-    Raises UserError where the disk is full or not writable; what was at ``path`` is then untouched.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass
-        raise UserError(f"{path}: could not be written ({error.strerror}); what was there before is intact; "
-                        f"free some space or choose another place with exp=, then go on with resume=") from None
-
-
-def write_atomically(path: str | Path, content: dict) -> None:
+def write_atomically(path: str | Path, content: dict, remedy: str = IN_A_RUN) -> None:
     """``torch.save`` of tensors and plain values, atomically."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    write_bytes_atomically(path, buffer.getbuffer())
+    write_bytes_atomically(path, buffer.getbuffer(), remedy)
+
+
+def write_safetensors_atomically(path: str | Path, tensors: dict, metadata: dict[str, str], remedy: str) -> None:
+    """A safetensors file, atomically."""
+    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    write_bytes_atomically(path, safetensors.torch.save(own, metadata), remedy)  # which takes no views
 
 
 def read(path: str | Path, remedy: str) -> dict:
-    """Read what :func:`write_atomically` wrote, tensors on the CPU. Nothing is unpickled that could run code."""
+    """Read what the two above wrote, tensors on the CPU; safetensors come as {"tensors": ..., "metadata": ...}.
+
+    Nothing is unpickled that could run code.
+    """
     path = require_file(path, remedy)
     try:
+        if path.suffix == ".safetensors":
+            with safetensors.safe_open(path, "pt") as file:
+                return {"tensors": {name: file.get_tensor(name) for name in file.keys()},
+                        "metadata": file.metadata() or {}}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not its own
         raise UserError(f"{path}: not a checkpoint of this project ({type(error).__name__}); {remedy}") from None

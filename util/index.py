@@ -5,13 +5,14 @@ One pass over the masks serves all folds and is kept beside the data until list 
 import hashlib
 import io
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from util.checkpoint import write_bytes_atomically
+from util.atomic import write_bytes_atomically
 from util.errors import UserError
 from util.files import read_list, read_mask
 from util.progress import progress
@@ -46,16 +47,22 @@ def read_index(root: str | Path, list_file: str | Path, classes: int) -> Index:
         except (ValueError, EOFError):
             pass  # made again below
 
-    def count(pair):
-        return np.bincount(read_mask(root / pair[1], classes).ravel(), minlength=256)[:classes + 1]
-
+    start = time.perf_counter()
     with ThreadPoolExecutor() as pool:  # cv2 decodes outside the interpreter's lock
-        rows = list(progress(pool.map(count, pairs), f"indexing {Path(list_file).name}", total=len(pairs)))
+        rows = list(progress(pool.map(lambda pair: count_pixels(root / pair[1], classes), pairs),
+                             f"indexing {Path(list_file).name}", total=len(pairs)))
+    seconds = time.perf_counter() - start
+    print(f"indexed {len(pairs)} masks of {list_file} in {seconds:.1f} s ({len(pairs) / seconds:.0f}/s)", flush=True)
     pixels = np.stack(rows).astype(np.int64)
     buffer = io.BytesIO()
     np.save(buffer, pixels)
     write_bytes_atomically(kept, buffer.getvalue())
     return Index(str(list_file), pairs, pixels)
+
+
+def count_pixels(path: str | Path, classes: int) -> np.ndarray:
+    """(classes + 1,) int64: the pixels of each class in one mask, 255 left out."""
+    return np.bincount(read_mask(path, classes).ravel(), minlength=256)[:classes + 1]
 
 
 def _missing(path: Path, list_file: str | Path, pair: tuple[str, str]) -> UserError:

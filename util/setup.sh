@@ -1,6 +1,7 @@
 # Sourced by train.sh, test.sh and tests/run.sh: sets `python` to one that has what requirements.txt names.
-#   setup REQUIREMENTS       and config_of DATASET sets `config` to config/DATASET/esda.yaml, or of shapes/notext
-#                            to config/shapes/notext.yaml
+#   setup REQUIREMENTS            and
+#   config_of DATASET             sets `config` to config/DATASET/esda.yaml, or of shapes/notext to config/shapes/notext.yaml
+#   folds_of FOLD [key=value ...] sets `folds` to FOLD, or to all that the config's data set has
 # In an active virtual or conda environment that is its own python, and what is missing there is said. Elsewhere .venv
 # is made once; .venv/made_with holds the requirements it was made with, and is written last.
 
@@ -43,4 +44,16 @@ config_of() {
         echo "error: $config: no such file; DATASET is one of: $(cd config && ls -d */ | tr -d / | xargs)" >&2
         exit 2
     fi
+}
+
+folds_of() {
+    local listed
+    listed=$("$python" -m util.folds --config "$config" "${@:2}") || exit 2
+    folds=($listed)
+    [ "$1" != all ] || return 0
+    if [[ " $listed " != *" $1 "* ]]; then
+        echo "error: fold '$1' is none of ${listed// /, }, all" >&2
+        exit 2
+    fi
+    folds=("$1")
 }

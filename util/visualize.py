@@ -59,3 +59,20 @@ def sheet(panels: Iterable[np.ndarray], columns: int = 2) -> np.ndarray:
 def png(image: np.ndarray) -> bytes:
     """(H, W, 3) uint8 RGB to the bytes of a PNG file."""
     return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def labelled(image: np.ndarray, mask: np.ndarray, classes: Classes, height: int = 300) -> np.ndarray:
+    """(H', W', 3) uint8 RGB: the mask's classes in colours over the image, each with its name; ignored pixels white."""
+    size = (max(1, round(image.shape[1] * height / image.shape[0])), height)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    ids = [int(c) for c in np.unique(mask) if c not in (0, IGNORE)]
+    hues = np.array([[[(67 * c) % 180, 220, 255]] for c in range(256)], np.uint8)  # neighbours in the list lie far apart
+    colours = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[:, 0]
+    colours[IGNORE] = 255
+    out = np.where((mask > 0)[..., None], (0.45 * image + 0.55 * colours[mask]).astype(np.uint8), image)
+    for c in ids:
+        y, x = (int(v) for v in np.argwhere(mask == c).mean(axis=0))
+        for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(out, classes.name(c), (max(0, x - 25), y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thick, cv2.LINE_AA)
+    return out

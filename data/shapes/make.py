@@ -17,7 +17,7 @@ import cv2
 
 from data.shapes.scene import Style, scene
 from util import config as configuration
-from util.checkpoint import write_bytes_atomically
+from util.atomic import write_bytes_atomically
 from util.errors import UserError, run_main
 from util.folds import Classes
 from util.progress import progress
