@@ -1,35 +1,54 @@
 """Test a checkpoint on the unseen classes of its fold, or a baseline that needs none.
 
     python test.py --config config/shapes/esda.yaml weights=exp/.../checkpoints/best.pt [key=value ...]
+
+weights= also takes a checkpoint that carries CLIP along: a released one, or a .safetensors of convert.py.
 """
 import sys
 
 from model.build import build_model, embed_names
-from model.clip_weights import WeightsError
+from model.clip_weights import ClipWeights, WeightsError
+from model.whole import whole_of
 from util import checkpoint
 from util.config import Config, from_command_line
 from util.device import autocast, make_deterministic, pick_device
 from util.errors import UserError, run_main
 from util.fold_data import FoldData
-from util.report import final_test, table
+from util.report import final_test, table, trained_on
 from util.run import Run
 
 
-def load_weights(model, cfg: Config, clip: str) -> dict:
-    """Put the checkpoint of ``cfg.weights`` into ``model``; returns what results should say of it."""
+def read_weights(cfg: Config) -> tuple[dict, ClipWeights | None]:
+    """The checkpoint of ``cfg.weights`` and, where that carries CLIP too, CLIP (model/whole.py)."""
     if cfg.model.kind != "esda":
         if cfg.weights:
             raise UserError(f"model.kind={cfg.model.kind} has no weights of its own; leave weights= away")
-        return {}
+        return {}, None
     saved = checkpoint.read(cfg.weights or "weights=", "weights= names the checkpoint to test")
+    whole = whole_of(saved, cfg.weights)
+    if whole is not None:
+        print(f"{cfg.weights}: {whole.summary(cfg.model.size)}")
+        if whole.config is None and cfg.model.token_order != "released":
+            print(f"note: what the released code trained wants config/{cfg.dataset}/released.yaml", file=sys.stderr)
+        return whole.saved, whole.clip
     if not {"model", "clip", "config", "epoch"} <= saved.keys():
-        raise UserError(f"{cfg.weights}: not a checkpoint of train.py; weights= wants checkpoints/best.pt of a run")
+        raise UserError(f"{cfg.weights}: not a checkpoint of train.py; weights= wants checkpoints/best.pt of a run, or "
+                        f"a released checkpoint")
+    return saved, None
+
+
+def load_weights(model, saved: dict, cfg: Config, clip: str) -> dict:
+    """Put a checkpoint into ``model``; returns what results should say of it."""
+    if not saved:
+        return {}
     checkpoint.restore(model, saved, cfg.weights, clip)
     trained = saved["config"]
+    if trained is None:  # a released checkpoint does not say on what
+        return {"epoch": saved["epoch"] + 1}
     if (trained["dataset"], trained["fold"]) != (cfg.dataset, cfg.fold):
         print(f"note: these weights were trained on {trained['dataset']} fold {trained['fold']}, where other classes "
               f"are unseen than on {cfg.dataset} fold {cfg.fold}", file=sys.stderr)
-    return {"trained_on": {key: trained[key] for key in ("dataset", "arch", "fold", "seed")}, "epoch": saved["epoch"] + 1}
+    return {"trained_on": trained_on(trained), "epoch": saved["epoch"] + 1}
 
 
 def main() -> int:
@@ -37,8 +56,9 @@ def main() -> int:
     device = pick_device(cfg.device)
     make_deterministic(cfg.seed)
     data = FoldData(cfg)
-    model, clip = build_model(cfg.model)
-    extra = load_weights(model, cfg, clip.fingerprint)
+    saved, carried = read_weights(cfg)
+    model, clip = build_model(cfg.model, carried)
+    extra = load_weights(model, saved, cfg, clip.fingerprint)
     text = embed_names(model.text_encoder, data.classes.names, cfg.model.prompt, cfg.model.same_word).to(device)
     run = Run.start(cfg, suffix="-test")
     results = final_test(model.to(device), text, data, cfg, run, device, autocast(device, cfg.precision), cfg.weights,

@@ -4,7 +4,7 @@ from torch import nn
 
 from model.baselines import ClipPrior, Everything
 from model.clip_weights import ClipWeights, WeightsError, build_clip, build_text, build_vision, read_clip
-from model.esda import ESDA
+from model.esda import CLIP_SCALE, ESDA
 from model.image_encoder import ImageEncoder
 from model.interactor import Interactor
 from model.mask_decoder import MaskDecoder
@@ -17,7 +17,7 @@ def build_esda(options, weights: ClipWeights) -> ESDA:
     try:
         image_encoder = build_vision(weights, options.size, ImageEncoder, replace_indices=options.replace_indices,
                                      branch_indices=options.branch_indices, branch_rank=options.branch_rank,
-                                     prior_indices=options.prior_indices)
+                                     prior_indices=options.prior_indices, cls_twice=options.cls_twice)
     except ValueError as error:
         raise WeightsError(f"{error}; set it in the config for the CLIP in {options.clip}") from None
     if options.text_start == "clip":
@@ -26,14 +26,16 @@ def build_esda(options, weights: ClipWeights) -> ESDA:
     text_width = weights.text["token_embedding.weight"].shape[1]
     heads = image_encoder.transformer.resblocks[0].attn.heads
     interactor = Interactor(width, heads, embed_dim, text_width, options.interactor_layers, options.text_tokens,
-                            options.mask_padding)
+                            options.mask_padding, options.token_order)
     return ESDA(build_text(weights), image_encoder, interactor, MaskDecoder(width, options.dropout),
-                options.pixel_mean, options.pixel_std)
+                options.pixel_mean, options.pixel_std, options.align_corners,
+                CLIP_SCALE if weights.logit_scale is None else float(weights.logit_scale.exp()))
 
 
-def build_model(options) -> tuple[nn.Module, ClipWeights]:
-    """The model that ``options.kind`` names, and the CLIP weights it stands on. Raises WeightsError."""
-    weights = read_clip(options.clip)
+def build_model(options, weights: ClipWeights | None = None) -> tuple[nn.Module, ClipWeights]:
+    """The model that ``options.kind`` names, and the CLIP weights it stands on: the given ones, or those of
+    ``options.clip``. Raises WeightsError."""
+    weights = weights or read_clip(options.clip)
     if options.kind == "esda":
         return build_esda(options, weights), weights
     clip = build_clip(weights, options.size).requires_grad_(False)

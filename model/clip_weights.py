@@ -32,10 +32,13 @@ class WeightsError(Exception):
 
 
 class ClipWeights(NamedTuple):
-    """Weights under OpenAI's names, in fp32; ``visual`` without its prefix. fingerprint: SHA-256 of the values."""
+    """Weights under OpenAI's names, in fp32; ``visual`` without its prefix. fingerprint: SHA-256 of the values.
+
+    logit_scale is None where a checkpoint of ESDA carries CLIP: only CLIP's own pretraining has a use for it.
+    """
     visual: dict[str, Tensor]
     text: dict[str, Tensor]
-    logit_scale: Tensor
+    logit_scale: Tensor | None
     fingerprint: str
 
 
@@ -47,19 +50,19 @@ def read_clip(path: str | Path) -> ClipWeights:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: CLIP's weights are not there; `python -m model.download {path}` fetches and checks "
+        raise WeightsError(f"{path}: CLIP's weights are not there; `python -m data.prepare clip --out {path}` fetches and checks "
                            f"them, or by hand: curl -L -o {path} {URL}")
     try:
         state = _read_state(path)
     except Exception as error:  # torch, safetensors and pickle raise many kinds for a file that is not their own
         reason = (str(error).strip().splitlines() or [""])[0].split(". ")[0]  # torch goes on with unsafe advice
         raise WeightsError(f"{path}: cannot be read as CLIP weights ({type(error).__name__}: {reason}); fetch it again "
-                           f"with `python -m model.download {path}`") from None
+                           f"with `python -m data.prepare clip --out {path}`") from None
     if any(name.startswith("vision_model.") for name in state):
         state = _from_hugging_face(state, path)
     state = {name: tensor for name, tensor in state.items() if name not in BUFFERS and not DERIVED.search(name)}
     _check(state, path)
-    fingerprint = _fingerprint(state)
+    fingerprint = fingerprint_of(state)
     state = {name: tensor.float() for name, tensor in state.items()}
     visual = {name.removeprefix("visual."): state.pop(name) for name in list(state) if name.startswith("visual.")}
     return ClipWeights(visual, state, state.pop("logit_scale"), fingerprint)
@@ -77,7 +80,7 @@ def build_vision(weights: ClipWeights, side: int | None = None, cls=VisionTransf
     side = grid * patch if side is None else side
     if side % patch:
         raise WeightsError(f"model.size={side} is not a multiple of the image encoder's patch of {patch} px")
-    encoder = cls(side, patch, width, _depth(state), width // HEAD_WIDTH, state["proj"].shape[1], **options)
+    encoder = cls(side, patch, width, depth(state), width // HEAD_WIDTH, state["proj"].shape[1], **options)
     state["positional_embedding"] = resize_position_embedding(state["positional_embedding"], side // patch)
     missing, unexpected = encoder.load_state_dict(state, strict=False)
     trunk = set(weights.visual)
@@ -89,7 +92,7 @@ def build_vision(weights: ClipWeights, side: int | None = None, cls=VisionTransf
 def build_text(weights: ClipWeights) -> TextEncoder:
     """The text encoder that these weights describe."""
     vocabulary, width = weights.text["token_embedding.weight"].shape
-    encoder = TextEncoder(vocabulary, len(weights.text["positional_embedding"]), width, _depth(weights.text),
+    encoder = TextEncoder(vocabulary, len(weights.text["positional_embedding"]), width, depth(weights.text),
                           width // HEAD_WIDTH, weights.text["text_projection"].shape[1])
     encoder.load_state_dict(weights.text)
     return encoder
@@ -219,7 +222,7 @@ def _from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor
     return out
 
 
-def _depth(state: dict[str, Tensor]) -> int:
+def depth(state: dict[str, Tensor]) -> int:
     """Blocks of a tower, from the highest number in its names; 0 where it has none."""
     numbers = (re.match(r"transformer\.resblocks\.(\d+)\.", name) for name in state)
     return 1 + max((int(match[1]) for match in numbers if match), default=-1)
@@ -235,22 +238,27 @@ def _check(state: dict[str, Tensor], path: Path) -> None:
             grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
             embed_dim = state["visual.proj"].shape[1]
             vocabulary, text_width = text["token_embedding.weight"].shape
-            model = CLIP(VisionTransformer(grid * patch, patch, width, _depth(visual), width // HEAD_WIDTH, embed_dim),
-                         TextEncoder(vocabulary, len(text["positional_embedding"]), text_width, _depth(text),
+            model = CLIP(VisionTransformer(grid * patch, patch, width, depth(visual), width // HEAD_WIDTH, embed_dim),
+                         TextEncoder(vocabulary, len(text["positional_embedding"]), text_width, depth(text),
                                      text_width // HEAD_WIDTH, embed_dim))
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
         raise WeightsError(f"{path}: not a CLIP with a vision transformer: missing or odd {error}") from None
     expected = {name: t for name, t in model.state_dict_openai().items() if name not in BUFFERS}
-    problems = {"missing": sorted(expected.keys() - state.keys()),
-                "superfluous": sorted(state.keys() - expected.keys()),
-                "of another shape": sorted(name for name in expected.keys() & state.keys()
-                                           if expected[name].shape != state[name].shape)}
-    found = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+    found = differences(expected, state)
     if found:
         raise WeightsError(f"{path}: not the weights of one CLIP: {found}")
 
 
-def _fingerprint(state: dict[str, Tensor]) -> str:
+def differences(expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """Every tensor that is missing, superfluous or of another shape, in words; "" where there is none."""
+    problems = {"missing": sorted(expected.keys() - state.keys()),
+                "superfluous": sorted(state.keys() - expected.keys()),
+                "of another shape": sorted(name for name in expected.keys() & state.keys()
+                                           if expected[name].shape != state[name].shape)}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+
+
+def fingerprint_of(state: dict[str, Tensor]) -> str:
     """SHA-256 over names and fp16 values, the same whichever file format the weights came in."""
     digest = hashlib.sha256()
     for name in sorted(state):

@@ -1,15 +1,18 @@
 """ESDA: from an image and the embedding of a class name to that class's mask. The forward reads like figure 2."""
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.image_encoder import ImageEncoder
+from model.image_encoder import Begun, ImageEncoder
 from model.interactor import Interactor
 from model.mask_decoder import MaskDecoder
 from model.similarity import similarity_map
 from model.text_encoder import TextEmbedding, TextEncoder
+
+CLIP_SCALE = 100.0  # of every published CLIP: training brings it to its upper bound (Radford 2021, section 2.5)
 
 
 class Segmentation(NamedTuple):
@@ -30,11 +33,15 @@ class ESDA(nn.Module):
     """Wires the parts together; model/build.py makes them from the config.
 
     pixel_mean, pixel_std: statistics of RGB in 0..1 that the encoder's weights expect.
+    align_corners: how the logits are brought to the input size (torch's ``interpolate``).
+    logit_scale: CLIP's, by which cosines of images and texts become logits.
     """
 
     def __init__(self, text_encoder: TextEncoder, image_encoder: ImageEncoder, interactor: Interactor,
-                 decoder: MaskDecoder, pixel_mean: list[float], pixel_std: list[float]):
+                 decoder: MaskDecoder, pixel_mean: list[float], pixel_std: list[float], align_corners: bool = False,
+                 logit_scale: float = CLIP_SCALE):
         super().__init__()
+        self.align_corners, self.logit_scale = align_corners, logit_scale
         self.text_encoder = text_encoder
         self.image_encoder = image_encoder
         self.interactor = interactor
@@ -57,10 +64,37 @@ class ESDA(nn.Module):
 
     def forward(self, images: Tensor, text: TextEmbedding) -> Segmentation:
         """images (B, 3, S, S) uint8 RGB; text: the embeddings of the B names to look for, one an image."""
-        pixels = (images / 255 - self.pixel_mean) / self.pixel_std
-        embedding = self.image_encoder(pixels, text.cls)
+        return self.segment(self.image_encoder.begin(self.normalise(images)), text, images.shape[2:])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """uint8 RGB to what CLIP was trained on."""
+        return (images / 255 - self.pixel_mean) / self.pixel_std
+
+    def segment(self, begun: Begun, text: TextEmbedding, size: tuple[int, int]) -> Segmentation:
+        """From B images that have met no text yet to the masks of B names, at the input's ``size``."""
+        embedding = self.image_encoder.finish(begun, text.cls)
         prior = similarity_map(embedding.patches, embedding.text)            # (B, 1, h, h)
         patches = self.interactor(text, embedding.image, embedding.patches)  # (B, n, C)
         logits = self.decoder(patches, prior)                                # (B, 2, h, h)
-        logits = F.interpolate(logits.float(), size=images.shape[2:], mode="bilinear", align_corners=False)
+        logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=self.align_corners)
         return Segmentation(logits, prior, embedding.patches, embedding.blocks)
+
+    def all_names(self, images: Tensor, text: TextEmbedding, chunk: int) -> Iterator[Tensor]:
+        """Look for every one of K names in each image, ``chunk`` of them at a time.
+
+        What is common to all names, the patch embedding and the blocks before the text, runs once. In evaluation.
+        Yields (B, k, S, S): foreground minus background logit of the next k names.
+        """
+        begun = self.image_encoder.begin(self.normalise(images)).tokens      # (B, 1 + n, C)
+        count = len(text.cls)
+        for first in range(0, count, chunk):
+            names = torch.arange(first, min(first + chunk, count), device=images.device)
+            tokens = begun.repeat_interleave(len(names), dim=0)              # (B k, 1 + n, C)
+            logits = self.segment(Begun(tokens, {}), text[names.repeat(len(images))], images.shape[2:]).logits
+            yield (logits[:, 1] - logits[:, 0]).unflatten(0, (len(images), len(names)))
+
+    def presence(self, images: Tensor, text: TextEmbedding) -> Tensor:
+        """(B, K) log-probabilities that CLIP alone gives the names, as in its zero-shot classification of an image."""
+        names = F.normalize(text.cls.float(), dim=-1)
+        match = self.image_encoder.clip_image(self.normalise(images)) @ names.T
+        return (self.logit_scale * match).log_softmax(dim=-1)

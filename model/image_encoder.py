@@ -24,6 +24,12 @@ class ImageEmbedding(NamedTuple):
     blocks: dict[int, Tensor]
 
 
+class Begun(NamedTuple):
+    """Images before any text: tokens (B, 1 + n, C) on entry to the first block that meets it, and ``blocks`` so far."""
+    tokens: Tensor
+    blocks: dict[int, Tensor]
+
+
 class ImageEncoder(VisionTransformer):
     """CLIP's ViT with text navigation and trainable blocks.
 
@@ -31,11 +37,13 @@ class ImageEncoder(VisionTransformer):
         replace_indices: blocks on entry to which [CLS] is overwritten with t, counted from 0 (ClsCLIP, 2304.06212).
         branch_indices: blocks that a low-rank branch of rank ``branch_rank`` runs beside; None: all of them.
         prior_indices: blocks whose patch tokens the losses are given; None: all of them.
+        cls_twice: add the class embedding to [CLS] a second time, as the released code does.
     """
 
     def __init__(self, side, patch, width, layers, heads, embed_dim, *, replace_indices=(2, 3, 4),
-                 branch_indices=None, branch_rank=2, prior_indices=None):
+                 branch_indices=None, branch_rank=2, prior_indices=None, cls_twice=False):
         super().__init__(side, patch, width, layers, heads, embed_dim)
+        self.cls_times = 2 if cls_twice else 1
         every = range(layers)
         branch_indices = every if branch_indices is None else branch_indices
         self.replace_indices = frozenset(replace_indices)
@@ -45,6 +53,7 @@ class ImageEncoder(VisionTransformer):
             wrong = sorted(set(indices) - set(every))
             if wrong:
                 raise ValueError(f"model.{what} names block {wrong[0]}; this image encoder has blocks 0 to {layers - 1}")
+        self.first_text = min(self.replace_indices, default=layers)
         self.text_proj = nn.Linear(embed_dim, width)
         self.branches = nn.ModuleDict(
             {str(i): LowRankBranch(width, branch_rank) for i in branch_indices if branch_rank > 0})
@@ -59,18 +68,35 @@ class ImageEncoder(VisionTransformer):
 
     def forward(self, images: Tensor, text_cls: Tensor) -> ImageEmbedding:
         """images (B, 3, S, S) normalised; text_cls (B, D) from the text encoder."""
+        return self.finish(self.begin(images), text_cls)
+
+    def begin(self, images: Tensor) -> Begun:
+        """The blocks that no text has entered yet: the same whatever the name, so that many names can share them."""
+        x, blocks = self.embed(images), {}
+        for i in range(self.first_text):
+            x = self._block(i, x, blocks)
+        return Begun(x, blocks)
+
+    def finish(self, begun: Begun, text_cls: Tensor) -> ImageEmbedding:
+        """The other blocks, with text_cls (B, D) in place of [CLS]."""
         text = self.text_proj(text_cls)                                      # (B, C)
-        x = self.embed(images)                                               # (B, 1 + n, C)
-        last = len(self.transformer.resblocks) - 1
-        blocks = {}
-        for i, block in enumerate(self.transformer.resblocks):
+        x, blocks = begun.tokens, dict(begun.blocks)
+        for i in range(self.first_text, len(self.transformer.resblocks)):
             if i in self.replace_indices:
                 x = torch.cat([text[:, None].to(x.dtype), x[:, 1:]], dim=1)
-            y = block(x)
-            if str(i) in self.branches:
-                y = y + self.branches[str(i)](x)
-            x = y
-            if self.training and i in self.prior_indices and i != last:
-                blocks[i] = x[:, 1:]
+            x = self._block(i, x, blocks)
         image = F.normalize(self.project(x[:, 0]).float(), dim=-1)           # (B, D)
         return ImageEmbedding(x[:, 1:], image, text, blocks)
+
+    def _block(self, i: int, x: Tensor, blocks: dict[int, Tensor]) -> Tensor:
+        """Block i with its branch; ``blocks`` is given the patch tokens that the losses want."""
+        y = self.transformer.resblocks[i](x)
+        if str(i) in self.branches:
+            y = y + self.branches[str(i)](x)
+        if self.training and i in self.prior_indices and i != len(self.transformer.resblocks) - 1:
+            blocks[i] = y[:, 1:]
+        return y
+
+    def clip_image(self, images: Tensor) -> Tensor:
+        """What CLIP alone says of the images, no text and no branch having touched them: (B, D) unit vectors."""
+        return F.normalize(self.project(VisionTransformer.forward(self, images)[:, 0]).float(), dim=-1)

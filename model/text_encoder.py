@@ -21,6 +21,12 @@ class TextEmbedding(NamedTuple):
         """The embeddings of some of the names, e.g. of each sample's class in a batch."""
         return TextEmbedding(self.cls[rows], self.tokens[rows], self.valid[rows])
 
+    def noisy(self, share: float) -> "TextEmbedding":
+        """With Gaussian noise whose expected length is ``share`` of each vector's own; drawn from torch's generator."""
+        def add(x: Tensor) -> Tensor:
+            return x + share * x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5 * torch.randn_like(x)
+        return TextEmbedding(add(self.cls), add(self.tokens), self.valid) if share else self
+
     def to(self, device) -> "TextEmbedding":
         return TextEmbedding(*(part.to(device) for part in (self.cls, self.tokens, self.valid)))
 

@@ -29,7 +29,9 @@ class VisionTransformer(nn.Module):
     """Patches and a [CLS] token through CLIP's blocks; parameter names are those of CLIP's ``visual.`` state dict.
 
     side: input size in pixels; patch: patch size; width C; embed_dim D.
+    cls_times: how often the class embedding is added to make the [CLS] token; in CLIP once.
     """
+    cls_times = 1
 
     def __init__(self, side: int, patch: int, width: int, layers: int, heads: int, embed_dim: int):
         super().__init__()
@@ -52,7 +54,7 @@ class VisionTransformer(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) normalised images to the (B, 1 + n, C) tokens that enter block 0, [CLS] first."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)              # (B, n, C)
-        cls = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        cls = (self.cls_times * self.class_embedding).to(patches.dtype).expand(len(images), 1, -1)
         return self.ln_pre(torch.cat([cls, patches], dim=1) + self.positional_embedding)
 
     def project(self, tokens: Tensor) -> Tensor:

@@ -281,8 +281,13 @@ def test_a_message_of_several_lines_becomes_one(capsys):
     assert capsys.readouterr().err == "error: a.yaml: not valid YAML: in line 3 here\n"
 
 
+# As in an active environment, which is this one.
+ACTIVE = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
+
+
 @pytest.mark.parametrize("command, environment, named", [
-    (["train.sh", "nosuch"], {}, "config/nosuch/esda.yaml"), (["train.sh", "shapes", "7"], {}, "fold '7'"),
+    (["train.sh", "nosuch"], {}, "config/nosuch/esda.yaml"), (["train.sh", "shapes", "7"], ACTIVE, "fold '7' is none of 0"),
+    (["test.sh", "shapes", "last"], ACTIVE, "fold 'last' is none of 0"),
     (["train.sh"], {"NPROC": "2"}, "NPROC=2"), (["test.sh", "shapes"], {}, "usage")])
 def test_the_shell_scripts_refuse_in_one_line(command, environment, named):
     done = subprocess.run(["bash", *command], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)

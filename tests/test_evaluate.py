@@ -10,7 +10,7 @@ from util.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, t
 from util.config import ROOT, Augment
 from util.evaluate import absent_names, evaluate, predict
 from util.folds import Classes
-from util.index import read_index
+from util.index import Index, read_index
 from util.report import watch
 from util.samples import Sample, exhaustive, train_images
 
@@ -134,3 +134,16 @@ def test_training_batches_are_a_function_of_seed_epoch_and_place(tiny_shapes):
     unseen = {1, 2, 3, 4, 5}
     assert not unseen & {int(c) for b in alone for c in b.class_ids}
     assert all(set(b.targets.unique().tolist()) <= {0, 1, 255} for b in alone)
+
+
+def test_pixels_of_ignored_classes_never_train(tmp_path):
+    """An image of classes 1 and 6: with 1 to 5 ignored, the target of 6 has 255 where 1 is, and 0 only on the ground."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:20], mask[40:] = 1, 6
+    cv2.imwrite(str(tmp_path / "a.png"), mask)
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.full((64, 64, 3), 90, np.uint8))
+    index = Index("list", [("a.jpg", "a.png")], np.bincount(mask.ravel(), minlength=21)[None])
+    images = train_images(index, Classes.read(ROOT / "lists/pascal/classes.yaml"), 0, 128, "ignore")
+    options = Augment([1.0, 1.0], 0, 0, 3, 0, 0, 0.85, 30)
+    target = TrainDataset(str(tmp_path), index, images, 20, 64, (0, 0, 0), options, seed=1)[0, 0, 0][1]
+    assert target[:20].eq(255).all() and target[20:40].eq(0).all() and target[40:].eq(1).all()

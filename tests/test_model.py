@@ -17,7 +17,8 @@ from model.text_encoder import TextEmbedding, TextEncoder
 from model.vision_transformer import VisionTransformer
 
 OPTIONS = dict(size=32, text_start="random", replace_indices=[1, 2], branch_indices=None, branch_rank=2, prior_indices=None,
-               interactor_layers=2, text_tokens=True, mask_padding=True, dropout=0.1, clip="weights",
+               cls_twice=False, interactor_layers=2, token_order="described", text_tokens=True, mask_padding=True,
+               align_corners=False, dropout=0.1, clip="weights",
                pixel_mean=[0.5] * 3, pixel_std=[0.5] * 3)
 
 

@@ -63,6 +63,12 @@ def test_coco_folds_take_every_fourth_class():
     assert classes.unseen(0)[0] == 1 and classes.unseen(0)[-1] == 77
 
 
+def test_coco_has_both_published_fold_definitions():
+    contiguous = Classes.read(ROOT / "lists/coco/classes.yaml", "contiguous")
+    assert [contiguous.unseen(fold) for fold in range(FOLDS)] == [tuple(range(20 * k + 1, 20 * k + 21)) for k in range(FOLDS)]
+    assert Classes.read(ROOT / "lists/coco/classes.yaml", "interleaved") == classes_of("coco")
+
+
 def test_pascal_folds_hold_the_classes_of_the_published_table():
     """Names may be spelt as two words, because CLIP's captions do; VOC's are one."""
     published = ["aeroplane bicycle bird boat bottle", "bus car cat chair cow",
@@ -137,6 +143,17 @@ def test_a_class_is_present_from_2048_pixels_on():
     images = train_images(index_of(pixels), classes_of("pascal"), 0, PRESENT, "seen")
     assert images.rows == [1, 3]
     assert images.classes == [(6,), (6, 20)]
+
+
+def test_ignoring_keeps_images_with_unseen_classes_for_their_seen_ones():
+    classes = classes_of("pascal")
+    index = random_index(classes)
+    unseen = set(classes.unseen(1))
+    dropped, kept = (train_images(index, classes, 1, PRESENT, which) for which in ("seen", "ignore"))
+    assert set(dropped.rows) < set(kept.rows) and dropped.ignored == () and set(kept.ignored) == unseen
+    assert all(ids and not unseen & set(ids) for ids in kept.classes), "an unseen class is never drawn"
+    both = [row for row in kept.rows if index.pixels[row, list(unseen)].any()]
+    assert both and len(kept.rows) == len(dropped.rows) + len(both)
 
 
 def test_the_supervised_ceiling_trains_on_all_classes():

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from util.config import BASE, Config, load
-from util.evaluate import _at_original_size
-from util.transform import IGNORE, augment, binary_target, fit
+from util.transform import IGNORE, augment, binary_target, fit, unfit
 
 FILL = (123, 117, 104)
 PAINT, GROUND = np.array([250, 10, 20]), np.array([5, 60, 200])  # colours far from each other and from FILL
@@ -144,7 +143,7 @@ def test_a_prediction_finds_back_to_the_original_pixels(height, width, size):
     assert canvas.shape == (size, size, 3) and max(inner) == size
     assert abs(inner[0] / inner[1] - height / width) < 0.1 * height / width
     red, blue = (torch.from_numpy(canvas[..., channel].astype(np.float32)) for channel in (0, 2))
-    found = _at_original_size(red - blue, inner, mask.shape).numpy() > 0
+    found = unfit(red - blue, inner, mask.shape).numpy() > 0
     truth = mask == 3
     assert found.shape == truth.shape
     tolerance = 1 + max(height, width) / size  # px at the original size: one of the network's, and one of the image's
@@ -168,7 +167,7 @@ def test_an_image_of_the_right_size_passes_unchanged(height, width):
     canvas, inner = fit(image, 64, FILL)
     assert np.array_equal(canvas[:height, :width], image)
     evidence = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(_at_original_size(evidence, inner, (height, width)), evidence[:height, :width])
+    assert torch.equal(unfit(evidence, inner, (height, width)), evidence[:height, :width])
 
 
 def test_fit_leaves_its_input_alone():

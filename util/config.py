@@ -28,10 +28,12 @@ Schema = TypeVar("Schema")
 class Data:
     root: str
     classes: str
+    folds: Literal["file", "contiguous", "interleaved"]
     train_list: str
     val_list: str
     min_pixels: int
-    train_classes: Literal["seen", "all"]
+    train_classes: Literal["seen", "ignore", "all"]
+    names: Literal["words", "annotation"]
     workers: int
 
 
@@ -61,9 +63,12 @@ class Model:
     branch_indices: list[int] | None
     branch_rank: int
     prior_indices: list[int] | None
+    cls_twice: bool
     interactor_layers: int
+    token_order: Literal["described", "released"]
     text_tokens: bool
     mask_padding: bool
+    align_corners: bool
     dropout: float
     prior_threshold: float
 
@@ -72,6 +77,8 @@ class Model:
 class Loss:
     last: float
     others: float
+    sign: Literal["described", "released"]
+    ignored: Literal["ignore", "background"]
 
 
 @dataclass
@@ -87,7 +94,9 @@ class Train:
     warmup: int
     power: float
     clip_grad: float
+    text_noise: float
     patience: int
+    select: Literal["unseen", "seen", "last"]
     checkpoint_minutes: float
     log_every: int
 
@@ -98,6 +107,7 @@ class Eval:
     samples: int
     seed: int
     batch_size: int
+    fit: Literal["described", "released"]
     seen_samples: int
     name_check: bool
     pictures: int

@@ -1,5 +1,6 @@
 """The one data set: lists of images and masks in PASCAL's layout, whatever is in the pictures."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch.utils.data import Dataset, Sampler
 from util.files import read_pair
 from util.index import Index
 from util.loader import Loader
+from util.metric import IGNORE
 from util.samples import Sample, TrainImages
-from util.transform import augment, binary_target, fit
+from util.transform import FITS, Fit, augment, binary_target
 
 
 class TrainBatch(NamedTuple):
@@ -25,6 +27,7 @@ class EvalBatch(NamedTuple):
     inner: list[tuple[int, int]]        # (height, width) that each image fills of S x S
     masks: list[np.ndarray]             # each (H, W) uint8 of class ids at the original size
     samples: list[Sample]
+    back: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]    # (S, S), inner, (H, W) -> (H, W)
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
@@ -50,6 +53,8 @@ class TrainDataset(Dataset):
         epoch, position, which = key
         rng = np.random.default_rng((self.seed, epoch, position))
         image, mask = read_pair(self.root, self.index.pairs[self.images.rows[which]], self.classes)
+        if self.images.ignored:
+            mask = np.where(np.isin(mask, self.images.ignored), np.uint8(IGNORE), mask)
         class_id = int(rng.choice(self.images.classes[which]))
         image, mask = augment(image, mask, class_id, self.size, self.fill, self.options, rng)
         return _to_tensor(image), torch.from_numpy(binary_target(mask, class_id)), class_id
@@ -90,9 +95,10 @@ class TrainBatches(Sampler):
 class EvalDataset(Dataset):
     """The samples of a protocol, images fitted to the network's input and masks as they are."""
 
-    def __init__(self, root: str, index: Index, samples: list[Sample], classes: int, size: int, fill):
+    def __init__(self, root: str, index: Index, samples: list[Sample], classes: int, size: int, fill,
+                 fit: Fit = FITS["described"]):
         self.root, self.index, self.samples, self.classes = root, index, samples, classes
-        self.size, self.fill = size, fill
+        self.size, self.fill, self.fit = size, fill, fit
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -100,7 +106,7 @@ class EvalDataset(Dataset):
     def __getitem__(self, i: int):
         sample = self.samples[i]
         image, mask = read_pair(self.root, self.index.pairs[sample.row], self.classes)
-        canvas, inner = fit(image, self.size, self.fill)
+        canvas, inner = self.fit.there(image, self.size, self.fill)
         return _to_tensor(canvas), inner, mask, sample
 
 
@@ -109,9 +115,9 @@ def _collate_train(items) -> TrainBatch:
     return TrainBatch(torch.stack(images), torch.stack(targets), torch.tensor(class_ids))
 
 
-def _collate_eval(items) -> EvalBatch:
+def _collate_eval(items, back) -> EvalBatch:
     images, inner, masks, samples = zip(*items)
-    return EvalBatch(torch.stack(images), list(inner), list(masks), list(samples))
+    return EvalBatch(torch.stack(images), list(inner), list(masks), list(samples), back)
 
 
 def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> Loader:
@@ -119,4 +125,4 @@ def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> 
 
 
 def eval_loader(dataset: EvalDataset, batch_size: int, workers: int) -> Loader:
-    return Loader(dataset, _collate_eval, workers, batch_size=batch_size)
+    return Loader(dataset, partial(_collate_eval, back=dataset.fit.back), workers, batch_size=batch_size)

@@ -40,7 +40,7 @@ def train_one_epoch(model, losses_of: Callable, text, batches: Iterable[TrainBat
         set_share(optimizer, share)
         images, targets = (part.to(device, non_blocking=True) for part in (batch.images, batch.targets))
         with autocast:
-            output = model(images, text[batch.class_ids.to(device) - 1])
+            output = model(images, text[batch.class_ids.to(device) - 1].noisy(options.text_noise))
         losses = losses_of(output, targets)
         losses.total.backward()
         if options.clip_grad:

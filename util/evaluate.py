@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from util.dataset import EvalBatch
@@ -50,17 +49,9 @@ def _predict_batch(model, text, batch: EvalBatch, device, autocast, asked) -> li
     with autocast:
         output = model(batch.images.to(device, non_blocking=True), text[rows])
     evidence = output.logits[:, 1] - output.logits[:, 0]                     # (B, S, S)
-    return [Prediction(sample, image, inner, mask, _at_original_size(e, inner, mask.shape).cpu().numpy(), prior.cpu())
+    return [Prediction(sample, image, inner, mask, batch.back(e, inner, mask.shape).cpu().numpy(), prior.cpu())
             for sample, image, inner, mask, e, prior
             in zip(batch.samples, batch.images, batch.inner, batch.masks, evidence, output.prior)]
-
-
-def _at_original_size(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Cut the padding off (S, S) and resize bilinearly to ``shape``."""
-    evidence = evidence[:inner[0], :inner[1]]
-    if evidence.shape == shape:
-        return evidence
-    return F.interpolate(evidence[None, None], size=shape, mode="bilinear", align_corners=False)[0, 0]
 
 
 def evaluate(predictions: Iterator[Prediction], class_ids: tuple[int, ...], classes: Classes, protocol: str,

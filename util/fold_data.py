@@ -1,10 +1,11 @@
 """Everything that one fold of one data set trains on and is tested on, as the config says."""
 from util.config import Config
 from util.dataset import EvalDataset, TrainBatches, TrainDataset, mean_colour, eval_loader, train_loader
-from util.folds import Classes
+from util.folds import classes_of
 from util.index import read_index
 from util.loader import Loader
 from util.samples import Sample, episodic, exhaustive, spread, train_images
+from util.transform import FITS
 
 
 class FoldData:
@@ -12,7 +13,7 @@ class FoldData:
 
     def __init__(self, cfg: Config):
         self.cfg = cfg
-        self.classes = Classes.read(cfg.data.classes)
+        self.classes = classes_of(cfg.data)
         self.unseen = self.classes.unseen(cfg.fold)
         self.seen = self.classes.seen(cfg.fold)
         self.index = read_index(cfg.data.root, cfg.data.val_list, len(self.classes.names))  # of the validation list
@@ -40,5 +41,5 @@ class FoldData:
     def loader(self, samples: list[Sample]) -> Loader:
         """Batches of test samples."""
         dataset = EvalDataset(self.cfg.data.root, self.index, samples, len(self.classes.names), self.cfg.model.size,
-                              self.fill)
+                              self.fill, FITS[self.cfg.eval.fit])
         return eval_loader(dataset, self.cfg.eval.batch_size, self.cfg.data.workers)

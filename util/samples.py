@@ -15,20 +15,30 @@ class Sample(NamedTuple):
     class_id: int
 
 
+TRAINED_ON = {  # data.train_classes, as results tell of it
+    "seen": "images without any unseen class, as published",
+    "ignore": "images with seen classes, unseen classes' pixels ignored",
+    "all": "masks of all classes: a ceiling, not zero-shot",
+}
+
+
 @dataclass(frozen=True)
 class TrainImages:
-    """The images a fold trains on and the classes that may be drawn in each."""
+    """The images a fold trains on, the classes that may be drawn in each, and those whose pixels are ignored."""
     rows: list[int]
     classes: list[tuple[int, ...]]
+    ignored: tuple[int, ...] = ()
 
 
 def train_images(index: Index, classes: Classes, fold: int, min_pixels: int, which: str) -> TrainImages:
-    """Images with at least one present class to learn from; ``which`` = seen drops those with any unseen pixel.
+    """Images with at least one present class to learn from.
 
     A class is present from ``min_pixels`` on; once an image is in, any of its classes may be drawn, however small.
+    which: ``seen`` drops images with any unseen pixel (PFENet, BAM, ESDA); ``ignore`` keeps them for their seen
+    classes and ignores the unseen ones' pixels; ``all`` learns from every class.
     """
     unseen = list(classes.unseen(fold))
-    allowed = np.array(classes.seen(fold) if which == "seen" else range(1, len(classes.names) + 1))
+    allowed = np.array(range(1, len(classes.names) + 1) if which == "all" else classes.seen(fold))
     good = (index.pixels[:, allowed] >= min_pixels).any(axis=1)
     if which == "seen":
         good &= index.pixels[:, unseen].sum(axis=1) == 0
@@ -36,7 +46,8 @@ def train_images(index: Index, classes: Classes, fold: int, min_pixels: int, whi
     if not rows:
         raise UserError(f"{index.list_file}: fold {fold} is empty: no image shows a seen class of {min_pixels} pixels "
                         f"and no unseen class; check data.train_list, data.classes and data.min_pixels")
-    return TrainImages(rows, [tuple(int(c) for c in allowed[index.pixels[row, allowed] > 0]) for row in rows])
+    drawn = [tuple(int(c) for c in allowed[index.pixels[row, allowed] > 0]) for row in rows]
+    return TrainImages(rows, drawn, tuple(unseen) if which == "ignore" else ())
 
 
 def exhaustive(index: Index, class_ids: tuple[int, ...], min_pixels: int) -> list[Sample]:

@@ -1,6 +1,11 @@
-"""From images of any size to square network inputs: random in training, faithful in evaluation."""
+"""From images of any size to square network inputs, and back: random in training, faithful in evaluation."""
+from collections.abc import Callable
+from typing import NamedTuple
+
 import cv2
 import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
 
 from util.metric import IGNORE
 
@@ -61,6 +66,47 @@ def fit(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int, int]
         image = cv2.resize(image, inner[::-1], interpolation=way)
     canvas = cv2.copyMakeBorder(image, 0, size - inner[0], 0, size - inner[1], cv2.BORDER_CONSTANT, value=fill)
     return canvas, inner
+
+
+def unfit(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """The way back: cut the padding off (S, S) and resize bilinearly to ``shape``, the image's (height, width)."""
+    evidence = evidence[:inner[0], :inner[1]]
+    if evidence.shape == shape:
+        return evidence
+    return F.interpolate(evidence[None, None], size=shape, mode="bilinear", align_corners=False)[0, 0]
+
+
+def fit_released(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int, int]]:
+    """As :func:`fit`, in the manner of the released code and of PFENet and BAM before it: the longer side becomes
+    ``size``, the other int(side * ratio), both are floored to a multiple of 8, and the canvas is black, not ``fill``.
+    """
+    height, width = image.shape[:2]
+    ratio = size / max(height, width)
+    # int() can be one pixel short, which the floor makes eight: the longer side, the height of a square, is spared that
+    inner = (size, int(width * ratio)) if height >= width else (int(height * ratio), size)
+    inner = tuple(max(8, side // 8 * 8) for side in inner)
+    canvas = np.zeros((size, size, 3), np.uint8)
+    canvas[:inner[0], :inner[1]] = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR)
+    return canvas, inner
+
+
+def unfit_released(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Its way back: (S, S), padding and all, becomes a square of the image's longer side, scored where the image lies.
+
+    ``inner`` is not looked at, so that where a side was floored the prediction is off by a few pixels.
+    """
+    longer = max(shape)
+    square = F.interpolate(evidence[None, None], size=(longer, longer), mode="bilinear", align_corners=True)[0, 0]
+    return square[:shape[0], :shape[1]]
+
+
+class Fit(NamedTuple):
+    """A test image's way to the network's input and the prediction's way back to the image's own pixels."""
+    there: Callable[[np.ndarray, int, tuple], tuple[np.ndarray, tuple[int, int]]]
+    back: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]
+
+
+FITS = {"described": Fit(fit, unfit), "released": Fit(fit_released, unfit_released)}  # by eval.fit
 
 
 def binary_target(mask: np.ndarray, class_id: int) -> np.ndarray:

@@ -1,0 +1,59 @@
+"""Turn a checkpoint that carries CLIP along into safetensors under our names, or into the authors' released format.
+
+    python convert.py IN OUT
+
+IN: a released checkpoint; a .safetensors of this command; or checkpoints/best.pt of train.py, to which CLIP is added
+from the file that its run used. OUT: NAME.safetensors, or NAME.pt or NAME.pth for the released format. Every tensor
+stays as it is, bit for bit; the optimiser's state is not kept. test.py takes either form as weights=.
+
+It stands beside train.py and test.py because it joins what only they join: model/ knows the names, util/ the files.
+"""
+import argparse
+from pathlib import Path
+
+from model.build import build_model
+from model.clip_weights import WeightsError
+from model.whole import Whole, released_content, safetensors_content, whole_of
+from util import checkpoint
+from util.config import Model, from_dict
+from util.errors import UserError, run_main
+
+REMEDY = "free some space or choose another OUT"
+
+
+def read(path: Path) -> Whole:
+    """All of the model in ``path``."""
+    saved = checkpoint.read(path, "IN is the checkpoint to convert")
+    whole = whole_of(saved, path)
+    if whole is not None:
+        return whole
+    if not {"model", "clip", "config", "epoch"} <= saved.keys():
+        raise UserError(f"{path}: neither a released checkpoint nor one of train.py")
+    model, clip = build_model(from_dict(Model, saved["config"]["model"], str(path)))
+    checkpoint.restore(model, saved, path, clip.fingerprint)
+    return Whole(model.state_dict(), saved["epoch"], saved["config"])
+
+
+def write(whole: Whole, path: Path) -> None:
+    """In the format that the suffix names."""
+    if path.suffix == ".safetensors":
+        checkpoint.write_safetensors_atomically(path, *safetensors_content(whole), REMEDY)
+    elif path.suffix in (".pt", ".pth"):
+        checkpoint.write_atomically(path, released_content(whole, path), REMEDY)
+    else:
+        raise UserError(f"{path}: OUT should end in .safetensors, or in .pt or .pth for the released format")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("IN", type=Path)
+    parser.add_argument("OUT", type=Path)
+    files = parser.parse_args()
+    whole = read(files.IN)
+    write(whole, files.OUT)
+    known = "" if whole.config is None else f", trained on {whole.config['dataset']} fold {whole.config['fold']}"
+    print(f"{files.OUT}: {whole.summary()}; epoch {whole.epoch + 1}{known}")
+
+
+if __name__ == "__main__":
+    run_main(main, WeightsError)
