@@ -32,7 +32,7 @@ def any_object(mask: np.ndarray) -> np.ndarray:
 
 
 def predictions(data: FoldData, evidence_of) -> Iterator[Prediction]:
-    for batch in data.loader(data.unseen_samples()):
+    for batch in data.loader(data.draws()[0]):
         for sample, image, inner, mask in zip(batch.samples, batch.images, batch.inner, batch.masks):
             yield Prediction(sample, image, inner, mask, evidence_of(mask, sample.class_id), None)
 

@@ -14,8 +14,8 @@ def _place(thing) -> str:
     return "at the top" if dy < 0 else "at the bottom"
 
 
-def _phrase(rng, thing, middle: float) -> str:
-    colour, size, place = rng.random(3) < (0.5, 0.3, 0.3)
+def _phrase(rng, thing, middle: float, attributes) -> str:
+    colour, size, place = rng.random(3) < np.asarray(attributes)
     words = ["a"]
     if size:
         words.append("large" if thing.diameter > middle else "small")
@@ -27,13 +27,14 @@ def _phrase(rng, thing, middle: float) -> str:
     return " ".join(words)
 
 
-def caption(things, middle: float, rng: np.random.Generator) -> str:
+def caption(things, middle: float, attributes, rng: np.random.Generator) -> str:
     """One sentence that names every object of a scene.
 
     Args:
-        things: the scene's ``Thing``s, in any order; ``middle``: the diameter that parts small from large.
+        things: the scene's ``Thing``s, in any order; middle: the diameter that parts small from large.
+        attributes: the chances that an object's colour, size and place are told.
     """
-    phrases = [_phrase(rng, things[i], middle) for i in rng.permutation(len(things))]
+    phrases = [_phrase(rng, things[i], middle, attributes) for i in rng.permutation(len(things))]
     listed = phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
     return TEMPLATES[rng.integers(len(TEMPLATES))].format(listed)
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import default_collate
 
-from data.shapes.caption import PROMPTS, caption, plain_caption
+from data.shapes.caption import PROMPTS
+from data.shapes.captioned import Captioned, Pair, Stage
+from data.shapes.contrast import contrastive_loss
 from data.shapes.scene import Style, scene
 from model.clip import CLIP
 from model.clip_weights import WeightsError, build_clip, read_clip
@@ -33,29 +34,17 @@ CHECK_SEED = 7_000_000  # scenes for the accuracy, from a series of their own
 
 
 @dataclass
-class Stage:
-    """A stretch of training on scenes of one kind; config/shapes/pretrain.yaml says what each field is for."""
-    side: int
-    samples: int
-    keep: float
-    single_share: float
-    single_diameter: list[float]
-    objects: list[int]
-    diameter: list[float]
-
-    def style(self, single: bool) -> Style:
-        if single:
-            return Style(side=self.side, objects=(1, 1), diameter=tuple(self.single_diameter))
-        return Style(side=self.side, objects=tuple(self.objects), diameter=tuple(self.diameter))
-
-
-@dataclass
 class Cycle:
-    """Stages under one learning rate schedule."""
+    """Stages under one learning rate schedule and one loss."""
     muon_lr: float
     warmup: float
     decay: float
     seed: int
+    attributes: list[float]
+    max_scale: float
+    caption_weight: float
+    tile_weight: float
+    spread_weight: float
     stages: list[Stage]
 
 
@@ -76,46 +65,8 @@ class Pretrain:
     batch_size: int
     adamw_lr: float
     weight_decay: float
-    caption_weight: float
     workers: int
     threads: int
-
-
-class Captioned(Dataset):
-    """Sample i: image (3, S, S) uint8, caption ids (L,), which classes are in it (K,) float."""
-
-    def __init__(self, stage: Stage, names: list[str], seed: int, context_length: int):
-        self.stage, self.names, self.seed, self.context_length = stage, names, seed, context_length
-        self.tokenize = Tokenizer()
-        self.middle = sum(stage.single_diameter) / 2
-
-    def __len__(self) -> int:
-        return self.stage.samples
-
-    def __getitem__(self, i: int):
-        rng = np.random.default_rng((self.seed, i, self.stage.side))
-        style = self.stage.style(rng.random() < self.stage.single_share)
-        image, _, things = scene(self.names, range(1, len(self.names) + 1), self.seed + self.stage.side, i, style)
-        try:
-            tokens = self.tokenize(caption(things, self.middle, rng), self.context_length)[0]
-        except ValueError:  # too long with all its attributes
-            tokens = self.tokenize(plain_caption(things), self.context_length)[0]
-        present = torch.zeros(len(self.names))
-        present[[self.names.index(thing.name) for thing in things]] = 1
-        return torch.from_numpy(image).permute(2, 0, 1).contiguous(), tokens, present
-
-
-def contrastive_loss(clip: CLIP, images: Tensor, captions: Tensor, present: Tensor, prompts: Tensor,
-                     caption_weight: float, keep: float = 1.0) -> Tensor:
-    """Each image against the prompts of all classes, those in it sharing the target; plus image against caption."""
-    scale = clip.logit_scale.exp()
-    visual = clip.encode_image(images, keep).float()                  # (B, D)
-    text = clip.encode_text(torch.cat([prompts, captions])).float()   # (K + B, D)
-    named, told = text[:len(prompts)], text[len(prompts):]
-    loss = F.cross_entropy(scale * visual @ named.T, present / present.sum(1, keepdim=True))
-    logits = scale * visual @ told.T                                  # (B, B)
-    same = torch.arange(len(images), device=logits.device)
-    return loss + caption_weight * (F.cross_entropy(logits, same) + F.cross_entropy(logits.T, same)) / 2
 
 
 def _optimizers(clip: CLIP, cfg: Pretrain, muon_lr: float) -> list[torch.optim.Optimizer]:
@@ -186,23 +137,22 @@ def _train_cycle(clip: CLIP, cycle: Cycle, cfg: Pretrain, names: list[str], devi
         clip.visual.resize(stage.side)
         optimizers = _optimizers(clip.train(), cfg, cycle.muon_lr)  # anew, for the resized position embedding
         base = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
-        loader = Loader(Captioned(stage, names, cycle.seed, cfg.context_length), default_collate, cfg.workers,
-                        batch_size=cfg.batch_size, drop_last=True)
+        dataset = Captioned(stage, names, cycle.seed, cfg.context_length, cfg.patch, cycle.attributes)
+        loader = Loader(dataset, default_collate, cfg.workers, batch_size=cfg.batch_size, drop_last=True)
         bar = progress(loader, f"pretraining at {stage.side} px")
-        for images, captions, present in bar:
+        for pairs in bar:
             for optimizer, rates in zip(optimizers, base):
                 for group, rate in zip(optimizer.param_groups, rates):
                     group["lr"] = rate * _rate(step, steps, cycle)
-            images, captions, present = normalise(images.to(device)), captions.to(device), present.to(device)
+            pairs = Pair(*(part.to(device) for part in pairs))
             with torch.autocast(device.type, torch.bfloat16):
-                loss = contrastive_loss(clip, images, captions, present, prompts[step % len(prompts)],
-                                        cfg.caption_weight, stage.keep)
+                loss = contrastive_loss(clip, normalise(pairs.image), pairs, prompts[step % len(prompts)], stage.keep, cycle)
             loss.backward()
             for optimizer in optimizers:
                 optimizer.step()
                 optimizer.zero_grad()
             with torch.no_grad():
-                clip.logit_scale.clamp_(max=np.log(100))  # as CLIP, section 2.5
+                clip.logit_scale.clamp_(max=np.log(cycle.max_scale))  # 100 in CLIP, section 2.5
             step += 1
             bar.set_postfix(loss=f"{loss.item():.3f}")
             if step % 250 == 0:
