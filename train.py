@@ -1,9 +1,10 @@
-"""Train on the seen classes of one fold, keep the best epoch, test it on the unseen classes.
+"""Train on the seen classes of one fold, keep the best epochs, test one of them on the unseen classes.
 
     python train.py --config config/shapes/esda.yaml fold=0 [key=value ...]
 """
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from model.build import build_model, embed_names
 from model.clip_weights import WeightsError
+from model.esda import ESDA
 from model.losses import esda_losses
 from util import checkpoint
 from util.config import Config, from_command_line, to_dict
@@ -20,14 +22,17 @@ from util.errors import UserError, run_main
 from util.evaluate import evaluate, predict
 from util.fold_data import FoldData
 from util.optim import make_optimizer
+from util.options import flat
 from util.progress import progress
-from util.report import final_test, table, watch
+from util.report import final_test, table, trained_on, watch
 from util.run import Run, code_version
-from util.samples import spread
+from util.samples import distinct, spread
+from util.selection import SELECTIONS
 from util.stop import Stopped, StopRequest
 from util.visualize import panel
 
-FREE_TO_CHANGE = ("resume", "exp", "run", "device", "data.workers", "train.checkpoint_minutes", "train.log_every")
+FREE_TO_CHANGE = ("resume", "exp", "run", "device", "data.workers", "train.select", "train.checkpoint_minutes",
+                  "train.log_every")
 
 
 class Trainer:
@@ -48,11 +53,10 @@ class Trainer:
                                 cfg.model.same_word).to(self.device)
         self.model.to(self.device)
         self.optimizer = make_optimizer(self.model, cfg.train)
-        last = len(self.model.image_encoder.transformer.resblocks) - 1
-        self.losses_of = partial(esda_losses, last_block=last in self.model.image_encoder.prior_indices,
-                                 last_weight=cfg.loss.last, others_weight=cfg.loss.others)
-        self.unseen, self.seen = self.data.unseen_samples(), self.data.seen_samples()
-        self.at, self.best, self.last_scores, self.seconds = Progress(), None, None, 0.0
+        self.losses_of = losses_of(self.model, cfg)
+        self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
+        self.at, self.last_scores, self.seconds = Progress(), None, 0.0
+        self.best: dict[str, dict | None] = {"unseen": None, "seen": None}  # scores of the best epochs so far
         self.run = self._resume(Path(cfg.resume)) if cfg.resume else Run.start(cfg)
         self._tell(images)
 
@@ -61,7 +65,7 @@ class Trainer:
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         self.run.log(f"run {self.run.folder}  code {code_version()}  {describe(self.device, self.cfg.precision)}")
         self.run.log(f"fold {self.cfg.fold}: unseen {', '.join(map(self.data.classes.name, self.data.unseen))}")
-        self.run.log(f"{images} training images, {len(self.unseen)} test samples ({self.cfg.eval.protocol}), "
+        self.run.log(f"{images} training images, {len(self.draw)} test samples ({self.data.sample_protocol}), "
                      f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters train, "
                      f"{self.batches.batches} iterations an epoch, lr {self.cfg.train.lr:g} with {self.cfg.train.optimizer}")
 
@@ -69,9 +73,9 @@ class Trainer:
         """Take everything back from a run's last checkpoint."""
         file = path / "checkpoints" / "last.pt" if path.is_dir() else path
         saved = checkpoint.read(file, "give resume= the folder of a run that was stopped")
-        if "optimizer" not in saved:
+        if not {"optimizer", "config"} <= saved.keys():
             raise UserError(f"{file}: holds weights but not the state of a run; resume= wants checkpoints/last.pt")
-        then, now = _flat(saved["config"]), _flat(to_dict(self.cfg))
+        then, now = flat(saved["config"]), flat(to_dict(self.cfg))
         changed = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k) and k not in FREE_TO_CHANGE)
         if changed:
             what = ", ".join(f"{k} (then {then.get(k)!r}, now {now.get(k)!r})" for k in changed)
@@ -82,7 +86,12 @@ class Trainer:
         torch.set_rng_state(saved["rng"])
         if self.device.type == "cuda" and saved["cuda_rng"] is not None:
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
-        self.at, self.best = Progress(**saved["at"]), saved["best"]
+        self.at, self.best = Progress(**saved["at"]), saved["best"] or self.best
+        if "unseen" not in self.best:  # begun when only the best unseen epoch was kept: the other cannot be known
+            self.best = {"unseen": self.best}
+        if self.cfg.train.select not in (*self.best, "last"):
+            raise UserError(f"{file}: the run was begun before its best epoch by seen classes was kept; "
+                            f"leave train.select={self.cfg.train.select} away, or start a new run")
         self.last_scores, self.seconds = saved["last_scores"], saved["seconds"]
         return Run(file.parent.parent, fresh=False)
 
@@ -123,9 +132,11 @@ class Trainer:
     def evaluate_epoch(self) -> dict:
         """Scores on unseen and on seen classes, into log and TensorBoard."""
         epoch, data, args = self.at.epoch, self.data, (self.device, self.autocast)
-        chosen, kept = spread(self.unseen, self.cfg.eval.pictures), {}
-        stream = predict(self.model, self.text, data.loader(self.unseen), *args, "unseen classes")
-        unseen = evaluate(watch(stream, chosen, kept), data.unseen, data.classes, self.cfg.eval.protocol)
+        samples, kept = distinct([self.draw]), {}
+        chosen = spread(samples, self.cfg.eval.pictures)
+        stream = predict(self.model, self.text, data.loader(samples), *args, "unseen classes")
+        unseen = evaluate(watch(stream, chosen, kept), data.unseen, data.classes, data.sample_protocol,
+                          draws=[self.draw])
         stream = predict(self.model, self.text, data.loader(self.seen), *args, "seen classes")
         seen = evaluate(stream, data.seen, data.classes, "exhaustive")
         means = self.at.means()
@@ -139,47 +150,57 @@ class Trainer:
                           **{f"seen_IoU/{name}": iou for name, iou in seen["per_class"].items()}}, step)
         for k, p in enumerate(kept.values()):
             self.run.picture(f"unseen/{k:02d}_{data.classes.name(p.sample.class_id)}", panel(p, data.classes), step)
-        return {"epoch": epoch + 1, "miou": unseen["miou"], "fb_iou": unseen["fb_iou"], "seen_miou": seen["miou"]}
+        return {"epoch": epoch + 1, "miou": unseen["miou"], "fb_iou": unseen["fb_iou"], "seen_miou": seen["miou"],
+                **{key: unseen[key] for key in ("per_class", "protocol", "samples")}}
 
     def fit(self) -> None:
-        """All epochs; the best by mIoU on the unseen classes, as the field does, goes to checkpoints/best.pt."""
+        """All epochs, or until one no longer gets better; the best by each score go to checkpoints/."""
         cfg = self.cfg.train
         self.run.open_events(self.at.epoch * self.batches.batches + self.at.step)
         self.save()
-        while self.at.epoch < cfg.epochs:
+        while self.at.epoch < cfg.epochs and not self._out_of_patience():
             self.train_epoch()
             self.save()  # if evaluation is cut off, it starts again from here
             self.last_scores = self.evaluate_epoch()
-            if self.best is None or self.last_scores["miou"] > self.best["miou"]:
-                self.best = self.last_scores
-                checkpoint.write_atomically(self.run.checkpoints / "best.pt", self._weights())
+            for rule, best in self.best.items():
+                score = SELECTIONS[rule].score
+                if best is None or self.last_scores[score] > best[score]:
+                    self.best[rule] = self.last_scores
+                    checkpoint.write_atomically(self.run.checkpoints / SELECTIONS[rule].file, self._weights())
             self.at = Progress(epoch=self.at.epoch + 1)
             self.save()
-            if self.at.epoch - self.best["epoch"] >= cfg.patience:
-                self.run.log(f"no better unseen mIoU in {cfg.patience} epochs: stopping")
-                break
+        if self.at.epoch < cfg.epochs:
+            self.run.log(f"no better {cfg.select} mIoU in {cfg.patience} epochs: stopping")
+
+    def _out_of_patience(self) -> bool:
+        """By the score that selects: to stop by the unseen classes would be to look at them."""
+        best = self.best.get(self.cfg.train.select)
+        return best is not None and self.at.epoch - best["epoch"] >= self.cfg.train.patience
 
     def finish(self) -> None:
-        """Test the best epoch and say where everything is."""
-        best = self.run.checkpoints / "best.pt"
-        checkpoint.restore(self.model, checkpoint.read(best, "train again"), best, self.clip)
+        """Test the epoch that train.select names and say where everything is."""
+        selections, select = {**self.best, "last": self.last_scores}, self.cfg.train.select
+        weights = self.run.checkpoints / SELECTIONS[select].file
+        checkpoint.restore(self.model, checkpoint.read(weights, "train again"), weights, self.clip)
         results = final_test(self.model, self.text, self.data, self.cfg, self.run, self.device, self.autocast,
-                             str(best), self.clip, {
-                                 "selection": "best epoch by unseen-class mIoU", "best_epoch": self.best["epoch"],
+                             str(weights), self.clip, {
+                                 "trained_on": trained_on(to_dict(self.cfg)),
+                                 "selection": SELECTIONS[select].words, "best_epoch": selections[select]["epoch"],
+                                 "selections": selections,
                                  "last_epoch": self.last_scores, "training_seconds": round(self.seconds, 1)})
         self.run.log(table(results))
-        self.run.log(f"  best epoch {self.best['epoch']} by unseen-class mIoU; the last epoch ({self.last_scores['epoch']}) "
-                     f"has {self.last_scores['miou']:.1f}")
+        self.run.log("\n".join(f"  {SELECTIONS[rule].words}: {scores['epoch']}, unseen mIoU {scores['miou']:.1f}"
+                               + (" (tested)" if rule == select else "") for rule, scores in selections.items()))
         self.run.log(f"pictures   {self.run.folder}/pictures/unseen.png\nresults    {self.run.folder}/results.json\n"
-                     f"weights    {best}\ncurves     tensorboard --logdir {self.cfg.exp}")
+                     f"weights    {weights}\ncurves     tensorboard --logdir {self.cfg.exp}")
 
 
-def _flat(values: dict, prefix: str = "") -> dict:
-    """Nested options as {"train.lr": ...}."""
-    out = {}
-    for key, value in values.items():
-        out.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return out
+def losses_of(model: ESDA, cfg: Config) -> Callable:
+    """(model output, targets) -> Losses, as the config weighs and turns them."""
+    last = len(model.image_encoder.transformer.resblocks) - 1
+    return partial(esda_losses, last_block=last in model.image_encoder.prior_indices, last_weight=cfg.loss.last,
+                   others_weight=cfg.loss.others, sign=cfg.loss.sign, ignored=cfg.loss.ignored,
+                   align_corners=cfg.model.align_corners)
 
 
 def main() -> int:

@@ -24,16 +24,26 @@ class ClipPrior(nn.Module):
 
     ESDA's prior mask compares patches with t, whose Linear is random before training; what CLIP itself knows of
     the name is read in its joint embedding instead: patches through ln_post and proj against the text.
+
+    value_path: in the last block every token attends to itself alone, so that a patch tells of its own place and not of
+    what attention gathered for [CLS] (MaskCLIP, Zhou 2022, section 3.2: the value path of the last attention).
     """
 
-    def __init__(self, clip: CLIP, threshold: float, pixel_mean: list[float], pixel_std: list[float]):
+    def __init__(self, clip: CLIP, threshold: float, pixel_mean: list[float], pixel_std: list[float],
+                 value_path: bool = False):
         super().__init__()
+        self.value_path = value_path
         self.visual, self.text_encoder, self.threshold = clip.visual, clip.text, threshold
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, text: TextEmbedding) -> Segmentation:
-        patches = self.visual((images / 255 - self.pixel_mean) / self.pixel_std)[:, 1:]   # (B, n, C)
+        x = self.visual.embed((images / 255 - self.pixel_mean) / self.pixel_std)          # (B, 1 + n, C)
+        *blocks, last = self.visual.transformer.resblocks
+        for block in blocks:
+            x = block(x)
+        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device) if self.value_path else None
+        patches = last(x, itself)[:, 1:]                                                  # (B, n, C)
         prior = similarity_map(self.visual.project(patches), text.cls)                    # (B, 1, h, h)
         s = F.interpolate(prior, size=images.shape[2:], mode="bilinear", align_corners=False)
         return Segmentation(torch.cat([self.threshold - s, s - self.threshold], dim=1), prior, patches, {})

@@ -39,8 +39,9 @@ def build_model(options, weights: ClipWeights | None = None) -> tuple[nn.Module,
     if options.kind == "esda":
         return build_esda(options, weights), weights
     clip = build_clip(weights, options.size).requires_grad_(False)
-    if options.kind == "clip_prior":
-        return ClipPrior(clip, options.prior_threshold, options.pixel_mean, options.pixel_std), weights
+    if options.kind in ("clip_prior", "maskclip"):
+        return ClipPrior(clip, options.prior_threshold, options.pixel_mean, options.pixel_std,
+                         value_path=options.kind == "maskclip"), weights
     model = Everything()
     model.text_encoder = clip.text
     return model, weights

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from util.metric import Tally, auc
+from util.metric import Confusion, Tally, auc, harmonic
 
 
 def tally_of(class_ids, *samples) -> Tally:
@@ -98,3 +98,22 @@ def test_auc_at_its_ends_and_in_the_middle():
     low, high = np.array([-1.0, 0.0, 0.5]), np.array([1.0, 2.0])
     assert (auc(high, low), auc(low, high), auc(low, low)) == (1.0, 0.0, 0.5)
     assert auc(np.zeros(3), np.zeros(4)) == 0.5
+
+
+# Generalised: one label a pixel
+
+def test_confusion_by_hand():
+    mask = np.array([[0, 0, 1, 1], [2, 2, 255, 255], [3, 3, 3, 0]], np.uint8)
+    guess = np.array([[0, 1, 1, 1], [2, 0, 3, 1], [3, 3, 0, 0]], np.uint8)
+    confusion = Confusion(4)
+    confusion.add(guess[:1], mask[:1])
+    confusion.add(guess[1:], mask[1:])
+    assert confusion.iou() == pytest.approx({0: 2 / 5, 1: 2 / 3, 2: 1 / 2, 3: 2 / 3})  # class 4 is nowhere: not met
+    assert confusion.mean((1, 2)) == pytest.approx((2 / 3 + 1 / 2) / 2) and confusion.mean((3, 4)) == pytest.approx(2 / 3)
+    assert confusion.pixel_accuracy == pytest.approx(7 / 10)
+
+
+def test_the_harmonic_mean_is_that_of_the_published_row():
+    """ZegCLIP on VOC 15/5: S 91.9, U 77.8, h 84.3."""
+    assert harmonic(91.9, 77.8) == pytest.approx(84.3, abs=0.05)
+    assert harmonic(0.0, 50.0) == harmonic(0.0, 0.0) == 0.0

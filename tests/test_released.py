@@ -422,7 +422,7 @@ def by_reference(reference: Reference, cfg: Config) -> dict:
 
     data = FoldData(cfg)
     ids = Tokenizer()(data.classes.names, 16)
-    loader = data.loader(data.unseen_samples())
+    loader = data.loader(data.draws()[0])
     stream = predict(Model(), ids, loader, torch.device("cpu"), contextlib.nullcontext(), "")
     return evaluate(stream, data.unseen, data.classes, cfg.eval.protocol)
 

@@ -51,7 +51,7 @@ class Augment:
 
 @dataclass
 class Model:
-    kind: Literal["esda", "clip_prior", "everything"]
+    kind: Literal["esda", "clip_prior", "maskclip", "everything"]
     clip: str
     size: int
     pixel_mean: list[float]
@@ -103,9 +103,14 @@ class Train:
 
 @dataclass
 class Eval:
-    protocol: Literal["exhaustive", "episodic"]
+    protocol: Literal["exhaustive", "episodic", "generalised"]
     samples: int
     seed: int
+    draws: int
+    manifest: str
+    images: int
+    presence: float
+    chunk: int
     batch_size: int
     fit: Literal["described", "released"]
     seen_samples: int

@@ -1,5 +1,6 @@
 """The one evaluator: a model, samples, a protocol's name; out come plain numbers. Train, test and tables call it."""
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -54,28 +55,40 @@ def _predict_batch(model, text, batch: EvalBatch, device, autocast, asked) -> li
             in zip(batch.samples, batch.images, batch.inner, batch.masks, evidence, output.prior)]
 
 
-def evaluate(predictions: Iterator[Prediction], class_ids: tuple[int, ...], classes: Classes, protocol: str,
-             name_auc: bool = False) -> dict:
+def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], classes: Classes, protocol: str,
+             name_auc: bool = False, draws: list[list[Sample]] | None = None) -> dict:
     """Score predictions of ``class_ids``.
 
-    Returns protocol, samples, miou, fb_iou and per_class {name: IoU}, all IoUs in percent. With ``name_auc`` also the
+    draws: lists of samples to be scored each by itself, a sample as often as it stands there, so that it need be
+        predicted only once; None: every prediction once.
+    Returns protocol, samples, miou, fb_iou and per_class {name: IoU}, all IoUs in percent and means over the draws; of
+    several draws also miou_std, the sample standard deviation, and draws, the mIoU of each. With ``name_auc`` the
     mean, over samples that show another object, of the AUC of the evidence on the named object's pixels against
     the other objects' pixels (0..1; 0.5 is a name that decides nothing).
     """
-    tally, areas, count = Tally(class_ids), [], 0
+    times = [Counter(draw) for draw in draws] if draws else None
+    tallies, areas, count = [Tally(class_ids) for _ in draws or [None]], [], 0
     for p in predictions:
-        count += 1
-        tally.add(p.evidence > 0, binary_target(p.mask, p.sample.class_id), p.sample.class_id)
+        found, target = p.evidence > 0, binary_target(p.mask, p.sample.class_id)
+        weights = [counter[p.sample] for counter in times] if times else [1]
+        count += weights[0]
+        for tally, weight in zip(tallies, weights):
+            tally.add(found, target, p.sample.class_id, weight)
         if name_auc:
             named = p.evidence[p.mask == p.sample.class_id]
             others = p.evidence[(p.mask != p.sample.class_id) & (p.mask != 0) & (p.mask != IGNORE)]
             if len(named) and len(others):
-                areas.append(auc(named, others))
+                areas += [auc(named, others)] * weights[0]
+    mious = [100 * tally.miou for tally in tallies]
+    per_class = [tally.per_class() for tally in tallies]
     scores = {
         "protocol": protocol, "samples": count,
-        "miou": 100 * tally.miou, "fb_iou": 100 * tally.fb_iou,
-        "per_class": {classes.name(c): 100 * iou for c, iou in tally.per_class().items()},
+        "miou": float(np.mean(mious)), "fb_iou": 100 * float(np.mean([tally.fb_iou for tally in tallies])),
+        "per_class": {classes.name(c): 100 * float(np.mean([iou[c] for iou in per_class if c in iou]))
+                      for c in class_ids if any(c in iou for iou in per_class)},
     }
+    if len(mious) > 1:
+        scores["miou_std"], scores["draws"] = float(np.std(mious, ddof=1)), mious
     if name_auc:
         scores["name_auc"] = float(np.mean(areas)) if areas else None
         scores["name_auc_samples"] = len(areas)

@@ -4,6 +4,7 @@ from util.dataset import EvalDataset, TrainBatches, TrainDataset, mean_colour, e
 from util.folds import classes_of
 from util.index import read_index
 from util.loader import Loader
+from util.manifest import read_manifest
 from util.samples import Sample, episodic, exhaustive, spread, train_images
 from util.transform import FITS
 
@@ -28,11 +29,27 @@ class FoldData:
         batches = TrainBatches(len(dataset), cfg.train.batch_size, cfg.train.epoch_samples, cfg.seed)
         return train_loader(dataset, batches, cfg.data.workers), batches, len(dataset)
 
-    def unseen_samples(self) -> list[Sample]:
-        """The fold's test samples under the config's protocol."""
-        if self.cfg.eval.protocol == "exhaustive":
-            return exhaustive(self.index, self.unseen, self.cfg.data.min_pixels)
-        return episodic(self.index, self.unseen, self.cfg.data.min_pixels, self.cfg.eval.samples, self.cfg.eval.seed)
+    def draws(self) -> list[list[Sample]]:
+        """The fold's test samples: one list, or several under the episodic protocol with ``eval.draws``."""
+        cfg = self.cfg.eval
+        if cfg.manifest:
+            return [read_manifest(cfg.manifest, self.index, self.classes, self.unseen)]
+        if self.sample_protocol == "exhaustive":
+            return [exhaustive(self.index, self.unseen, self.cfg.data.min_pixels)]
+        return [episodic(self.index, self.unseen, self.cfg.data.min_pixels, cfg.samples, cfg.seed + k)
+                for k in range(cfg.draws)]
+
+    @property
+    def sample_protocol(self) -> str:
+        """How samples of one image and one class are scored; the generalised protocol has none of its own."""
+        if self.cfg.eval.manifest:
+            return "manifest"
+        return "exhaustive" if self.cfg.eval.protocol == "generalised" else self.cfg.eval.protocol
+
+    def every_image(self) -> list[Sample]:
+        """The validation list's images for the generalised protocol, in samples without a class (0)."""
+        rows = [Sample(row, 0) for row in range(len(self.index.pairs))]
+        return spread(rows, self.cfg.eval.images or len(rows))
 
     def seen_samples(self) -> list[Sample]:
         """Held-out images of the classes that are trained on, ``eval.seen_samples`` of them."""

@@ -15,7 +15,8 @@ LIMITS = {  # option: (least, most); None: no bound
     "train.momentum": (0, 1), "train.weight_decay": (0, None), "train.warmup": (0, None), "train.power": (0, None),
     "train.clip_grad": (0, None), "train.text_noise": (0, None), "train.patience": (1, None), "train.checkpoint_minutes": (0, None),
     "train.log_every": (1, None), "eval.samples": (1, None), "eval.seed": (0, None), "eval.batch_size": (1, None),
-    "eval.seen_samples": (1, None), "eval.pictures": (1, None),
+    "eval.draws": (1, None), "eval.images": (0, None),
+    "eval.presence": (0, None), "eval.chunk": (0, None), "eval.seen_samples": (1, None), "eval.pictures": (1, None),
 }
 LENGTHS = {"augment.scale": 2, "model.pixel_mean": 3, "model.pixel_std": 3}
 

@@ -16,16 +16,21 @@ class Tally:
         self.union = {c: 0 for c in class_ids}
         self.both = np.zeros((2, 2), np.int64)  # rows background, foreground; columns intersection, union
 
-    def add(self, prediction: np.ndarray, target: np.ndarray, class_id: int) -> None:
-        """prediction (H, W) bool or 0/1; target (H, W) of 0, 1 and 255, of which 255 counts nowhere."""
+    def add(self, prediction: np.ndarray, target: np.ndarray, class_id: int, times: int = 1) -> None:
+        """prediction (H, W) bool or 0/1; target (H, W) of 0, 1 and 255, of which 255 counts nowhere.
+
+        times: how often the sample was drawn.
+        """
+        if not times:
+            return
         counted = target != IGNORE
         guess, truth = prediction.astype(bool) & counted, target == 1
         hit = int(np.count_nonzero(guess & truth))
         guessed, true, pixels = (int(np.count_nonzero(a)) for a in (guess, truth, counted))
         union = guessed + true - hit
-        self.intersection[class_id] += hit
-        self.union[class_id] += union
-        self.both += np.array([[pixels - union, pixels - hit], [hit, union]])
+        self.intersection[class_id] += times * hit
+        self.union[class_id] += times * union
+        self.both += times * np.array([[pixels - union, pixels - hit], [hit, union]])
 
     def per_class(self) -> dict[int, float]:
         """IoU of each class that has been met, in 0..1."""
@@ -39,6 +44,52 @@ class Tally:
     @property
     def fb_iou(self) -> float:
         return float(np.mean(self.both[:, 0] / np.maximum(self.both[:, 1], 1)))
+
+
+class Confusion:
+    """Which label each pixel got and has, for one label a pixel out of background and K classes (generalised ZS3).
+
+    counts (K + 1, K + 1) int64: row the truth, column the prediction; 0 is background. Label 255 counts nowhere.
+    """
+
+    def __init__(self, classes: int):
+        self.classes = classes
+        self.counts = np.zeros((classes + 1, classes + 1), np.int64)
+
+    def add(self, prediction: np.ndarray, mask: np.ndarray) -> None:
+        """prediction (H, W) of 0..K; mask (H, W) uint8 of 0..K and 255."""
+        counted = mask != IGNORE
+        size = self.classes + 1
+        pairs = mask[counted].astype(np.int64) * size + prediction[counted]
+        self.counts += np.bincount(pairs, minlength=size * size).reshape(size, size)
+
+    def iou(self) -> dict[int, float]:
+        """IoU in 0..1 of each label that is in the truth or was predicted, background (0) included."""
+        hit = self.counts.diagonal()
+        union = self.counts.sum(0) + self.counts.sum(1) - hit
+        return {c: hit[c] / union[c] for c in range(self.classes + 1) if union[c]}
+
+    def mean(self, class_ids: tuple[int, ...]) -> float:
+        """mIoU over those of ``class_ids`` that were met."""
+        iou = self.iou()
+        values = [iou[c] for c in class_ids if c in iou]
+        return float(np.mean(values)) if values else 0.0
+
+    @property
+    def fb_iou(self) -> float:
+        """Mean of the IoU of background and that of all classes taken as one."""
+        both = self.counts[0, 0], self.counts[1:, 1:].sum()
+        wrong = self.counts[0, 1:].sum() + self.counts[1:, 0].sum()
+        return float(np.mean([hit / max(1, hit + wrong) for hit in both]))
+
+    @property
+    def pixel_accuracy(self) -> float:
+        return float(self.counts.trace() / max(1, self.counts.sum()))
+
+
+def harmonic(a: float, b: float) -> float:
+    """The harmonic mean, which is 0 where one of the two is: hIoU of the seen and the unseen classes' mIoU."""
+    return 2 * a * b / (a + b) if a + b else 0.0
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:

@@ -3,12 +3,15 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator
 
+from util import cost
 from util.config import Config, to_dict
 from util.device import describe
 from util.evaluate import Prediction, absent_names, evaluate, predict
+from util.errors import UserError
 from util.fold_data import FoldData
+from util.generalised import evaluate_generalised, label_images
 from util.run import Run, code_version
-from util.samples import Sample, spread
+from util.samples import TRAINED_ON, Sample, distinct, spread
 from util.visualize import panel, png, sheet
 
 
@@ -27,17 +30,13 @@ def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autoc
 
     checkpoint: path of the tested weights ("" for none); clip: fingerprint of CLIP's weights; extra: further entries.
     """
-    samples = data.unseen_samples()
-    chosen, kept = spread(samples, cfg.eval.pictures), {}
-    stream = predict(model, text, data.loader(samples), device, autocast, f"test fold {cfg.fold}")
-    scores = evaluate(watch(stream, chosen, kept), data.unseen, data.classes, cfg.eval.protocol, cfg.eval.name_check)
-    if cfg.eval.name_check:
-        asked = absent_names(samples, data.index.pixels, data.unseen, cfg.eval.seed)
-        stream = predict(model, text, data.loader(list(asked)), device, autocast, "under absent names", asked)
-        absent = evaluate(stream, data.unseen, data.classes, cfg.eval.protocol)
-        scores["absent_name_miou"], scores["absent_name_samples"] = absent["miou"], absent["samples"]
+    test = _test_generalised if cfg.eval.protocol == "generalised" else _test_names
+    scores, kept = test(model, text, data, cfg, device, autocast)
     results = {
-        "dataset": cfg.dataset, "arch": cfg.arch, "fold": cfg.fold, **scores, "checkpoint": checkpoint, **extra,
+        "dataset": cfg.dataset, "arch": cfg.arch, "fold": cfg.fold, "folds": len(data.classes.folds), **scores,
+        "class_ids": {name: data.classes.names.index(name) + 1 for name in scores["per_class"]}, "checkpoint": checkpoint, **extra,
+        "parameters": cost.parameters(model),
+        "gflops_per_image": round(cost.gflops_per_image(model, text, cfg.model.size, device, autocast), 4),
         "clip_fingerprint": clip, "code": code_version(), "command": shlex.join(["python", *sys.argv]),
         "machine": describe(device, cfg.precision), "config": to_dict(cfg),
     }
@@ -47,12 +46,50 @@ def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autoc
     return results
 
 
+def _test_names(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict[Sample, Prediction]]:
+    """Episodic, exhaustive or a manifest's: one name an image. Scores, and the predictions to draw."""
+    draws = data.draws()
+    samples = distinct(draws)
+    chosen, kept = spread(samples, cfg.eval.pictures), {}
+    stream = predict(model, text, data.loader(samples), device, autocast, f"test fold {cfg.fold}")
+    scores = evaluate(watch(stream, chosen, kept), data.unseen, data.classes, data.sample_protocol, cfg.eval.name_check,
+                      draws)
+    if cfg.eval.name_check:
+        asked = absent_names(samples, data.index.pixels, data.unseen, cfg.eval.seed)
+        stream = predict(model, text, data.loader(list(asked)), device, autocast, "under absent names", asked)
+        absent = evaluate(stream, data.unseen, data.classes, data.sample_protocol)
+        scores["absent_name_miou"], scores["absent_name_samples"] = absent["miou"], absent["samples"]
+    return scores, kept
+
+
+def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict]:
+    """Generalised: all names in every image. Scores, and no predictions of single names to draw."""
+    if not hasattr(model, "all_names"):
+        raise UserError(f"eval.protocol=generalised is for model.kind=esda; {cfg.model.kind} has no evidence to compare")
+    stream = label_images(model, text, data.loader(data.every_image()), device, autocast, cfg.eval.presence,
+                          cfg.eval.chunk, f"generalised test, fold {cfg.fold}")
+    return {**evaluate_generalised(stream, data.seen, data.unseen, data.classes), "presence": cfg.eval.presence}, {}
+
+
+def trained_on(config: dict) -> dict:
+    """What results say of a checkpoint's training, out of its run's options as plain values."""
+    return {**{key: config[key] for key in ("dataset", "arch", "fold", "seed")},
+            "train_classes": config["data"]["train_classes"]}
+
+
 def table(results: dict) -> str:
     """Scores of one fold as lines for a terminal."""
-    lines = [f"{results['dataset']} fold {results['fold']}, {results['arch']}: unseen classes, "
+    lines = [f"{results['dataset']} fold {results['fold']}, {results['arch']}: {'all' if 'hiou' in results else 'unseen'} classes, "
              f"{results['protocol']} protocol, {results['samples']} samples"]
     lines += [f"  {name:<16} IoU {iou:5.1f}" for name, iou in results["per_class"].items()]
-    lines.append(f"  {'mIoU':<16}     {results['miou']:5.1f}      FB-IoU {results['fb_iou']:.1f}")
+    spread_of = f" ({results['miou_std']:.1f} over {len(results['draws'])} draws)" if "draws" in results else ""
+    lines.append(f"  {'mIoU':<16}     {results['miou']:5.1f}{spread_of}      FB-IoU {results['fb_iou']:.1f}")
+    if "hiou" in results:
+        lines[-1] = (f"  unseen mIoU (U) {results['miou']:.1f}   seen mIoU (S) {results['seen_miou']:.1f}   hIoU "
+                     f"{results['hiou']:.1f}   pixel accuracy {results['pixel_accuracy']:.1f}   background IoU "
+                     f"{results['background_iou']:.1f}")
+    if "trained_on" in results:
+        lines.append(f"  trained on {TRAINED_ON[results['trained_on']['train_classes']]}")
     if results.get("name_auc") is not None:
         lines.append(f"  the name decides: AUC {results['name_auc']:.3f} against the other objects; mIoU under the name "
                      f"of an absent class {results['absent_name_miou']:.1f}")

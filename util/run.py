@@ -12,7 +12,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from util.checkpoint import write_bytes_atomically
+from util.atomic import write_bytes_atomically
 from util.config import ROOT, Config, to_dict
 from util.errors import UserError
 

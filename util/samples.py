@@ -70,6 +70,11 @@ def episodic(index: Index, class_ids: tuple[int, ...], min_pixels: int, count: i
     return samples
 
 
+def distinct(draws: list[list[Sample]]) -> list[Sample]:
+    """The samples of all draws, each once, in the order of their first appearance: what has to be predicted."""
+    return list(dict.fromkeys(sample for draw in draws for sample in draw))
+
+
 def spread(samples: list[Sample], count: int) -> list[Sample]:
     """``count`` of the samples, evenly spaced over the list."""
     if count >= len(samples):

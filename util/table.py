@@ -1,38 +1,33 @@
-"""The table of the four folds of one run name, and their mean.
+"""The table of the folds of one run name, and their mean; ``python -m util.compare`` sets several beside each other.
 
     python -m util.table --config config/shapes/esda.yaml run=NAME
 """
-import json
 import sys
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
-
+from util.compare.groups import Group, gather
+from util.compare.runs import read
 from util.config import Config, from_command_line
-from util.errors import UserError, require_file, run_main
-from util.folds import FOLDS
+from util.errors import run_main
+from util.folds import classes_of
 
 COLUMNS = (("miou", "mIoU"), ("fb_iou", "FB-IoU"), ("name_auc", "name AUC"), ("absent_name_miou", "absent-name mIoU"))
 
 
-def read_folds(cfg: Config) -> list[dict]:
+def read_folds(cfg: Config) -> Group:
     """results.json of every fold of the run; UserError if one is missing or they cannot be averaged."""
     folder = Path(cfg.exp) / cfg.dataset / cfg.arch
-    results = [json.loads(require_file(folder / f"fold{k}" / cfg.run / "results.json", "train or test that fold first")
-                          .read_text()) for k in range(FOLDS)]
-    protocols = {r["protocol"] for r in results}
-    if len(protocols) > 1:
-        raise UserError(f"{folder}: the folds of {cfg.run} were scored by different protocols ({', '.join(protocols)}); "
-                        f"test them again with one")
-    return results
+    folds = range(len(classes_of(cfg.data).folds))
+    return gather(read(folder / f"fold{k}" / cfg.run / "results.json") for k in folds)[0]
 
 
-def markdown(results: list[dict]) -> str:
+def markdown(group: Group) -> str:
     """Folds and their mean as a Markdown table; the protocol stands above it."""
-    first = results[0]
+    first, results = group.first, [r.raw for r in group.results]
     columns = [(key, head) for key, head in COLUMNS if all(r.get(key) is not None for r in results)]
-    lines = [f"{first['dataset']}, {first['arch']}: unseen classes, {first['protocol']} protocol, "
-             f"{' + '.join(str(r['samples']) for r in results)} samples", "",
+    lines = [f"{first.dataset}, {first.arch}: unseen classes, {first.protocol} protocol, "
+             f"{' + '.join(str(r.samples) for r in group.results)} samples", "",
              f"| fold | {' | '.join(head for _, head in columns)} |", f"|---|{'---|' * len(columns)}"]
 
     def row(name, values):
@@ -40,7 +35,7 @@ def markdown(results: list[dict]) -> str:
         return f"| {name} | {' | '.join(cells)} |"
 
     lines += [row(r["fold"], [r[key] for key, _ in columns]) for r in results]
-    lines.append(row("mean", [np.mean([r[key] for r in results]) for key, _ in columns]))
+    lines.append(row("mean", [fmean(r[key] for r in results) for key, _ in columns]))
     return "\n".join(lines)
 
 

@@ -1,0 +1,100 @@
+"""Generalised zero-shot segmentation (GZS3): every pixel gets one label out of background and all classes."""
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from util.dataset import EvalBatch
+from util.folds import Classes
+from util.loader import Loader
+from util.metric import Confusion, harmonic
+from util.progress import progress
+
+CHUNK_ON_CPU = 8          # names at once: more keep a CPU no busier
+BYTES_A_TOKEN = 4 * 24    # fp32 values alive at once a token and channel in evaluation, generously
+
+
+@torch.inference_mode()
+def label_images(model, text, loader: Loader, device, autocast, presence: float, chunk: int,
+                 label: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(labels (H, W) of 0..K, mask (H, W)) of each image at its original size.
+
+    The evidence of a name is its foreground minus background logit plus ``presence`` times how much less likely than
+    the likeliest name CLIP finds it in the whole image (log-probabilities, 0 at the most): the model was trained to
+    find a name that is there, and without this an absent one lights up somewhere. A pixel gets the name with the
+    strongest evidence, or background where none is positive.
+
+    Args:
+        model: an ESDA; text: the embeddings of all K names, row = class id - 1, on ``device``.
+        chunk: names at once; 0: as many as memory allows.
+    """
+    was_training = model.training
+    model.eval()
+    count = len(text.cls)
+    try:
+        for batch in progress(loader, label):
+            images = batch.images.to(device, non_blocking=True)
+            with autocast:
+                likely = model.presence(images, text).float()                # (B, K)
+                bias = presence * (likely - likely.amax(1, keepdim=True))    # (B, K), at most 0
+                best = _Strongest(batch)
+                for first, evidence in _chunks(model, images, text, chunk or chunk_of(model, images, count)):
+                    best.add(first, evidence + bias[:, first:first + evidence.shape[1], None, None])
+            yield from zip(best.labels, batch.masks)
+    finally:
+        model.train(was_training)
+
+
+def _chunks(model, images, text, chunk):
+    first = 0
+    for evidence in model.all_names(images, text, chunk):                    # (B, k, S, S)
+        yield first, evidence
+        first += evidence.shape[1]
+
+
+class _Strongest:
+    """The strongest name so far of each pixel at the original size; memory does not grow with the number of names."""
+
+    def __init__(self, batch: EvalBatch):
+        self.batch = batch
+        self.labels = [np.zeros(mask.shape, np.int64) for mask in batch.masks]
+        self.evidence = [np.zeros(mask.shape, np.float32) for mask in batch.masks]  # of background: names must be above 0
+
+    def add(self, first: int, evidence: torch.Tensor) -> None:
+        """evidence (B, k, S, S) of class ids first + 1 and on."""
+        for b, (inner, mask) in enumerate(zip(self.batch.inner, self.batch.masks)):
+            for j, e in enumerate(evidence[b]):
+                found = self.batch.back(e, inner, mask.shape).float().cpu().numpy()
+                above = found > self.evidence[b]
+                self.evidence[b][above] = found[above]
+                self.labels[b][above] = first + j + 1
+
+
+def chunk_of(model, images: torch.Tensor, names: int) -> int:
+    """How many names fit into half of the free memory at once."""
+    if images.device.type != "cuda":
+        return min(CHUNK_ON_CPU, names)
+    encoder = model.image_encoder
+    tokens = len(images) * (images.shape[-1] // encoder.patch) ** 2
+    free, _ = torch.cuda.mem_get_info(images.device)
+    return max(1, min(names, int(free / 2 / (tokens * encoder.proj.shape[0] * BYTES_A_TOKEN))))
+
+
+def evaluate_generalised(labelled: Iterator[tuple[np.ndarray, np.ndarray]], seen: tuple[int, ...],
+                         unseen: tuple[int, ...], classes: Classes) -> dict:
+    """Score one label a pixel.
+
+    Returns, all in percent: miou, the mean over the unseen classes (U), seen_miou (S), hiou, their harmonic mean,
+    pixel_accuracy, background IoU, fb_iou (background against all classes), and per_class {name: IoU} of all classes;
+    besides protocol and samples, the number of images.
+    """
+    confusion, images = Confusion(len(classes.names)), 0
+    for labels, mask in labelled:
+        confusion.add(labels, mask)
+        images += 1
+    iou = confusion.iou()
+    seen_miou, unseen_miou = confusion.mean(seen), confusion.mean(unseen)
+    return {"protocol": "generalised", "samples": images, "miou": 100 * unseen_miou, "seen_miou": 100 * seen_miou,
+            "hiou": 100 * harmonic(seen_miou, unseen_miou), "pixel_accuracy": 100 * confusion.pixel_accuracy,
+            "background_iou": 100 * iou.get(0, 0.0), "fb_iou": 100 * confusion.fb_iou,
+            "per_class": {classes.name(c): 100 * value for c, value in iou.items() if c}}
