@@ -12,7 +12,7 @@ PNG, BIT_DEPTH = b"\x89PNG", 24  # how a PNG starts, and where its header says h
 
 def read_list(path: str | Path) -> list[tuple[str, str]]:
     """Lines "image mask" as pairs of paths relative to the data root. Raises UserError."""
-    require_file(path, "a data set's lists are made with it; see the README's chapter on data")
+    require_file(path, "data.prepare makes a data set and its lists, data.lists those of your own data: docs/data.md")
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

@@ -30,7 +30,8 @@ def read_index(root: str | Path, list_file: str | Path, classes: int) -> Index:
     """Read the index of a list, or make it. Raises UserError for a line that points nowhere and for a bad mask."""
     root, pairs = Path(root), read_list(list_file)
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; put the data there or set data.root")
+        raise UserError(f"{root}: no such folder; python -m data.prepare makes it from the official archives "
+                        f"(docs/data.md), or set data.root")
     digest = hashlib.sha256(f"{classes}".encode())
     for image, mask in pairs:
         if not (root / image).is_file():
