@@ -14,7 +14,7 @@ from util.config import Config, from_command_line
 from util.device import autocast, make_deterministic, pick_device
 from util.errors import UserError, run_main
 from util.fold_data import FoldData
-from util.report import final_test, table, trained_on
+from util.report import final_test, table, trained_on, where
 from util.run import Run
 
 
@@ -64,7 +64,7 @@ def main() -> int:
     results = final_test(model.to(device), text, data, cfg, run, device, autocast(device, cfg.precision), cfg.weights,
                          clip.fingerprint, extra)
     run.log(table(results))
-    run.log(f"pictures   {run.folder}/pictures/unseen.png\nresults    {run.folder}/results.json")
+    run.log(where(run))
     run.close()
     return 0
 

@@ -24,7 +24,7 @@ from util.fold_data import FoldData
 from util.optim import make_optimizer
 from util.options import flat
 from util.progress import progress
-from util.report import final_test, table, trained_on, watch
+from util.report import final_test, table, trained_on, watch, where
 from util.run import Run, code_version
 from util.samples import distinct, spread
 from util.selection import SELECTIONS
@@ -86,17 +86,13 @@ class Trainer:
         torch.set_rng_state(saved["rng"])
         if self.device.type == "cuda" and saved["cuda_rng"] is not None:
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
-        self.at, self.best = Progress(**saved["at"]), saved["best"] or self.best
-        if "unseen" not in self.best:  # begun when only the best unseen epoch was kept: the other cannot be known
-            self.best = {"unseen": self.best}
-        if self.cfg.train.select not in (*self.best, "last"):
-            raise UserError(f"{file}: the run was begun before its best epoch by seen classes was kept; "
-                            f"leave train.select={self.cfg.train.select} away, or start a new run")
+        self.at, self.best = Progress(**saved["at"]), saved["best"]
         self.last_scores, self.seconds = saved["last_scores"], saved["seconds"]
         return Run(file.parent.parent, fresh=False)
 
     def _weights(self) -> dict:
-        return {"model": self.model.trainable_state(), "epoch": self.at.epoch, "clip": self.clip,
+        epoch = self.at.epoch if self.at.step else max(0, self.at.epoch - 1)  # the one the weights come from
+        return {"model": self.model.trainable_state(), "epoch": epoch, "clip": self.clip,
                 "config": to_dict(self.cfg)}
 
     def save(self) -> None:
@@ -191,8 +187,7 @@ class Trainer:
         self.run.log(table(results))
         self.run.log("\n".join(f"  {SELECTIONS[rule].words}: {scores['epoch']}, unseen mIoU {scores['miou']:.1f}"
                                + (" (tested)" if rule == select else "") for rule, scores in selections.items()))
-        self.run.log(f"pictures   {self.run.folder}/pictures/unseen.png\nresults    {self.run.folder}/results.json\n"
-                     f"weights    {weights}\ncurves     tensorboard --logdir {self.cfg.exp}")
+        self.run.log(f"{where(self.run)}\nweights    {weights}\ncurves     tensorboard --logdir {self.cfg.exp}")
 
 
 def losses_of(model: ESDA, cfg: Config) -> Callable:

@@ -24,6 +24,7 @@ OPTIONS = {}
 PIECES = (VOC, SBD)
 CLASSES = 20
 MASKS = "SegmentationClassAug"
+PUBLISHED_TRAIN = "lists/pascal/train.txt"
 
 
 def prepare(root: Path, archives: list[Archive], options: dict[str, str]) -> None:
@@ -97,23 +98,31 @@ def lists(names: dict[str, list[str]]) -> dict[str, list[str]]:
 def known(root: Path, cfg, train: int, val: int, folds: list[list]) -> list[tuple]:
     """Counts of what is under ``root`` beside the published ones, as data.verify's figures."""
     published = "PFENet, BAM and ESDA"
-    figures = [("lines of the training list", train, 5953, True, published),
-               ("lines of the validation list", val, 1449, True, published)]
+    figures = []
+    if cfg.data.train_list == PUBLISHED_TRAIN:
+        figures.append(("lines of the training list", train, 5953, True, published))
+    figures.append(("lines of the validation list", val, 1449, True, published))
     try:
         names = read_names(root)
     except UserError:
         return figures  # masks made elsewhere: there is nothing of the sources to count
     why = "its own list; an incomplete or other release of the archive"
+    made = lists(names)
     figures += [("VOC's training masks", len(names["voc_train"]), 1464, True, why),
                 ("VOC's validation masks", len(names["voc_val"]), 1449, True, why),
-                ("SBD's train", len(names["sbd_train"]), 8498, True, why), ("SBD's val", len(names["sbd_val"]), 2857, True, why)]
-    made = lists(names)
-    figures.append(("names of train_aug.txt", len(made["train_aug"]), 10582, True, "what most ZS3 papers train on"))
-    for part, list_file in (("train", cfg.data.train_list), ("val", cfg.data.val_list)):
-        listed = {Path(mask).stem for _, mask in read_list(list_file)}
-        figures.append((f"names of {list_file} that the rule makes from the sources too", len(listed & set(made[part])),
-                        len(made[part]), True, "SBD without VOC 2012's val images, and VOC's own; the list is another one"))
+                ("SBD's train", len(names["sbd_train"]), 8498, True, why),
+                ("SBD's val", len(names["sbd_val"]), 2857, True, why),
+                (f"masks in {MASKS}", sum(1 for _ in (root / MASKS).glob("*.png")),
+                 len(set().union(*(names[k] for k in ("voc_train", "voc_val", "sbd_train", "sbd_val")))), True,
+                 "one for each name of these four lists; data.prepare goes on with what is missing"),
+                ("names of train_aug.txt", len(made["train_aug"]), 10582, False, "what most ZS3 papers train on")]
+    if cfg.data.train_list == PUBLISHED_TRAIN:
+        listed = {Path(mask).stem for _, mask in read_list(cfg.data.train_list)}
+        figures.append(("names in the published training list or in the one made by its rule", len(listed | set(made["train"])),
+                        len(listed), False, "those of the published list, if the rule (SBD without VOC 2012's val images, "
+                        "and VOC's own) makes the same; training reads the published one in any case"))
     return figures
+
 
 def draw(path: Path) -> np.ndarray:
     """VOC's palette PNG or SBD's GTcls struct to (H, W) uint8 of 0, 1..20 and 255. Raises UserError."""

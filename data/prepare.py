@@ -20,7 +20,7 @@ from pathlib import Path
 from data import coco, pascal
 from data.archives import locate, open_piece
 from data.workers import write_changed
-from model.clip_weights import SHA256, URL
+from model.clip_source import SHA256, URL
 from util.download import Remote, by_hand, download
 from util.errors import UserError, run_main
 

@@ -59,7 +59,7 @@ def check_pair(root: str, classes: int, pair: tuple[str, str]) -> Checked:
 
 
 def check_list(root: str, list_file: str, classes: int) -> tuple[Index, list[str], str]:
-    """Read everything a list names: its index, the problems found, and one digest of all masks, in list order."""
+    """Read everything a list names: its index, the problems found, and one digest of all masks, whatever their order."""
     pairs = read_list(list_file)
     with ProcessPoolExecutor(cores(), initializer=start_worker) as pool:
         results = pool.map(partial(check_pair, root, classes), pairs, chunksize=16)
@@ -110,6 +110,8 @@ def samples(cfg: Config, index: Index, classes: Classes, good: list[int]) -> np.
 
 def verify(name: str, cfg: Config) -> list[str]:
     """Print and write the report; returns what is wrong, in lines."""
+    if not Path(cfg.data.root).is_dir():
+        raise UserError(f"{cfg.data.root}: no such folder; docs/data.md says how to make the data, or set data.root")
     classes, count = classes_of(cfg.data), len(classes_of(cfg.data).names)
     start = time.perf_counter()
     train, train_problems, train_digest = check_list(cfg.data.root, cfg.data.train_list, count)

@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from model.clip import CLIP
+from model.clip_source import URL
 from model.text_encoder import TextEncoder
 from model.vision_transformer import VisionTransformer, resize_position_embedding
 
-URL = ("https://openaipublic.azureedge.net/clip/models/"
-       "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt")
-SHA256 = URL.split("/")[-2]  # OpenAI files each model under the hash of its contents
 BUFFERS = ("input_resolution", "context_length", "vocab_size")
 DERIVED = re.compile(r"(^|\.)(attn_mask|position_ids)$")  # tensors that some exports carry and the code remakes
 HEAD_WIDTH = 64  # in every CLIP ViT and in its text encoder (OpenAI CLIP, build_model)

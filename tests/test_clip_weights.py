@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from test_clip import ReferenceCLIP
 
 from model.clip import CLIP
-from model.clip_weights import BUFFERS, SHA256, URL, WeightsError, build_clip, build_vision, read_clip
+from model.clip_source import SHA256, URL
+from model.clip_weights import BUFFERS, WeightsError, build_clip, build_vision, read_clip
 from model.text_encoder import TextEncoder
 from model.vision_transformer import VisionTransformer, resize_position_embedding
 

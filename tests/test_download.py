@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from data import prepare
-from model.clip_weights import SHA256 as OF_CLIP
-from model.clip_weights import URL
+from model.clip_source import SHA256 as OF_CLIP
+from model.clip_source import URL
 from util import download as module
 from util.download import Remote, by_hand, download
 from util.errors import UserError, run_main

@@ -1,5 +1,7 @@
 """Which samples are scored: manifests there and back, several draws in one pass, nothing but the seed decides."""
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +62,8 @@ def test_several_draws_in_one_pass_are_those_of_several_runs(run_script, tiny_op
     assert several["draws"] == pytest.approx([r["miou"] for r in single]) and several["samples"] == 30
     assert several["miou"] == pytest.approx(np.mean(several["draws"])) and "over 3 draws" in said
     assert several["miou_std"] == pytest.approx(np.std(several["draws"], ddof=1))
+    root = Path(next(o for o in tiny_options if o.startswith("data.root=")).partition("=")[2])
+    shutil.rmtree(root / "index")  # making it again must leave nothing in the manifest
     manifest = run_script("util.manifest", "--config", "config/shapes/esda.yaml", *tiny_options, *EPISODIC)
     (tmp_path / "m.txt").write_text(manifest.stdout)
     again, _ = score("manifest", f"eval.manifest={tmp_path / 'm.txt'}")

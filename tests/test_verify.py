@@ -3,12 +3,12 @@ import shutil
 from pathlib import Path
 
 import cv2
+import miniature
 import numpy as np
 import pytest
 
-from data import coco, verify
-from util.config import load, Config
-from util.config import ROOT
+from data import coco, pascal, verify
+from util.config import ROOT, Config, load
 
 
 def options(root: Path) -> list[str]:
@@ -84,6 +84,32 @@ def test_cocos_figures_of_hsnet_are_for_interleaved_folds_only():
     assert len(lines) == 10 and all(line.startswith("ok") for line in lines)
     cfg.data.folds = "contiguous"
     assert len(coco.known(Path("x"), cfg, 82_783, 40_504, folds)) == 2
+
+
+def test_pascals_figures_are_counted_from_the_sources(tmp_path):
+    made = miniature.prepared("pascal", miniature.write_tree(miniature.pascal(), tmp_path / "unpacked"), tmp_path / "made")
+
+    def figures(*options):
+        cfg = load(Config, ROOT / "config/pascal/esda.yaml", [f"data.root={made}", *options])
+        return {what: (found, known, exact) for what, found, known, exact, _ in pascal.known(made, cfg, 5953, 1449, [])}
+    first = figures()
+    assert first["lines of the training list"] == (5953, 5953, True)
+    masks = len(list((made / "SegmentationClassAug").glob("*.png")))
+    assert first["masks in SegmentationClassAug"] == (masks, masks, True) and first["SBD's train"][1] == 8498
+    together, listed, exact = next(v for k, v in first.items() if "made by its rule" in k)
+    both = {line.split("/")[-1] for file in (made / "lists/train.txt", ROOT / "lists/pascal/train.txt")
+            for line in file.read_text().splitlines()}
+    assert (together, listed, exact) == (len(both), 5953, False) and len(both) > 5953, "some are in no published list"
+    next((made / "SegmentationClassAug").glob("*.png")).unlink()
+    assert figures()["masks in SegmentationClassAug"] == (masks - 1, masks, True)
+    own = figures(f"data.train_list={made}/lists/train_aug.txt")
+    assert not any("training list" in what for what in own), "published figures are of the published list"
+
+
+def test_without_data_nothing_is_read_or_made(run_script, tmp_path):
+    done = run_script("data.verify", "pascal", f"data.root={tmp_path / 'nosuch'}")
+    assert done.returncode == 2 and "no such folder" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "nosuch").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["fold=0"], ["nosuch"]])

@@ -12,7 +12,8 @@ PNG, BIT_DEPTH = b"\x89PNG", 24  # how a PNG starts, and where its header says h
 
 def read_list(path: str | Path) -> list[tuple[str, str]]:
     """Lines "image mask" as pairs of paths relative to the data root. Raises UserError."""
-    require_file(path, "data.prepare makes a data set and its lists, data.lists those of your own data: docs/data.md")
+    require_file(path, "data.prepare makes PASCAL and COCO with their lists, data.shapes.make Shapes-5i, data.lists those "
+                       "of your own data: docs/data.md")
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:

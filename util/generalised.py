@@ -37,10 +37,10 @@ def label_images(model, text, loader: Loader, device, autocast, presence: float,
             with autocast:
                 likely = model.presence(images, text).float()                # (B, K)
                 bias = presence * (likely - likely.amax(1, keepdim=True))    # (B, K), at most 0
-                best = _Strongest(batch)
+                best = _Strongest(batch, device)
                 for first, evidence in _chunks(model, images, text, chunk or chunk_of(model, images, count)):
                     best.add(first, evidence + bias[:, first:first + evidence.shape[1], None, None])
-            yield from zip(best.labels, batch.masks)
+            yield from zip((labels.cpu().numpy() for labels in best.labels), batch.masks)
     finally:
         model.train(was_training)
 
@@ -55,19 +55,18 @@ def _chunks(model, images, text, chunk):
 class _Strongest:
     """The strongest name so far of each pixel at the original size; memory does not grow with the number of names."""
 
-    def __init__(self, batch: EvalBatch):
+    def __init__(self, batch: EvalBatch, device: torch.device):
         self.batch = batch
-        self.labels = [np.zeros(mask.shape, np.int64) for mask in batch.masks]
-        self.evidence = [np.zeros(mask.shape, np.float32) for mask in batch.masks]  # of background: names must be above 0
+        self.labels = [torch.zeros(mask.shape, dtype=torch.long, device=device) for mask in batch.masks]
+        self.evidence = [torch.zeros(mask.shape, device=device) for mask in batch.masks]  # background's: names must be above
 
     def add(self, first: int, evidence: torch.Tensor) -> None:
         """evidence (B, k, S, S) of class ids first + 1 and on."""
         for b, (inner, mask) in enumerate(zip(self.batch.inner, self.batch.masks)):
             for j, e in enumerate(evidence[b]):
-                found = self.batch.back(e, inner, mask.shape).float().cpu().numpy()
-                above = found > self.evidence[b]
-                self.evidence[b][above] = found[above]
-                self.labels[b][above] = first + j + 1
+                found = self.batch.back(e, inner, mask.shape).float()
+                self.labels[b].masked_fill_(found > self.evidence[b], first + j + 1)
+                self.evidence[b] = torch.maximum(found, self.evidence[b])
 
 
 def chunk_of(model, images: torch.Tensor, names: int) -> int:

@@ -5,6 +5,7 @@ One pass over the masks serves all folds and is kept beside the data until list 
 import hashlib
 import io
 import os
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -53,7 +54,8 @@ def read_index(root: str | Path, list_file: str | Path, classes: int) -> Index:
         rows = list(progress(pool.map(lambda pair: count_pixels(root / pair[1], classes), pairs),
                              f"indexing {Path(list_file).name}", total=len(pairs)))
     seconds = time.perf_counter() - start
-    print(f"indexed {len(pairs)} masks of {list_file} in {seconds:.1f} s ({len(pairs) / seconds:.0f}/s)", flush=True)
+    print(f"indexed {len(pairs)} masks of {list_file} in {seconds:.1f} s ({len(pairs) / seconds:.0f}/s)",
+          file=sys.stderr, flush=True)  # stdout may be a manifest
     pixels = np.stack(rows).astype(np.int64)
     buffer = io.BytesIO()
     np.save(buffer, pixels)

@@ -34,7 +34,7 @@ def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autoc
     scores, kept = test(model, text, data, cfg, device, autocast)
     results = {
         "dataset": cfg.dataset, "arch": cfg.arch, "fold": cfg.fold, "folds": len(data.classes.folds), **scores,
-        "class_ids": {name: data.classes.names.index(name) + 1 for name in scores["per_class"]}, "checkpoint": checkpoint, **extra,
+        "class_ids": {data.classes.name(c): c for c in data.unseen}, "checkpoint": checkpoint, **extra,
         "parameters": cost.parameters(model),
         "gflops_per_image": round(cost.gflops_per_image(model, text, cfg.model.size, device, autocast), 4),
         "clip_fingerprint": clip, "code": code_version(), "command": shlex.join(["python", *sys.argv]),
@@ -58,7 +58,8 @@ def _test_names(model, text, data: FoldData, cfg: Config, device, autocast) -> t
         asked = absent_names(samples, data.index.pixels, data.unseen, cfg.eval.seed)
         stream = predict(model, text, data.loader(list(asked)), device, autocast, "under absent names", asked)
         absent = evaluate(stream, data.unseen, data.classes, data.sample_protocol)
-        scores["absent_name_miou"], scores["absent_name_samples"] = absent["miou"], absent["samples"]
+        scores["absent_name_miou"] = absent["miou"] if asked else None  # no class of the fold may be absent anywhere
+        scores["absent_name_samples"] = absent["samples"]
     return scores, kept
 
 
@@ -69,6 +70,12 @@ def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast
     stream = label_images(model, text, data.loader(data.every_image()), device, autocast, cfg.eval.presence,
                           cfg.eval.chunk, f"generalised test, fold {cfg.fold}")
     return {**evaluate_generalised(stream, data.seen, data.unseen, data.classes), "presence": cfg.eval.presence}, {}
+
+
+def where(run: Run) -> str:
+    """Lines that say where pictures, if the protocol draws any, and results are."""
+    picture = run.folder / "pictures" / "unseen.png"
+    return (f"pictures   {picture}\n" if picture.is_file() else "") + f"results    {run.folder}/results.json"
 
 
 def trained_on(config: dict) -> dict:
@@ -91,6 +98,7 @@ def table(results: dict) -> str:
     if "trained_on" in results:
         lines.append(f"  trained on {TRAINED_ON[results['trained_on']['train_classes']]}")
     if results.get("name_auc") is not None:
-        lines.append(f"  the name decides: AUC {results['name_auc']:.3f} against the other objects; mIoU under the name "
-                     f"of an absent class {results['absent_name_miou']:.1f}")
+        absent = results["absent_name_miou"]
+        lines.append(f"  the name decides: AUC {results['name_auc']:.3f} against the other objects"
+                     + (f"; mIoU under the name of an absent class {absent:.1f}" if absent is not None else ""))
     return "\n".join(lines)

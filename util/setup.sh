@@ -3,7 +3,7 @@
 #   config_of DATASET             sets `config` to config/DATASET/esda.yaml, or of shapes/notext to config/shapes/notext.yaml
 #   folds_of FOLD [key=value ...] sets `folds` to FOLD, or to all that the config's data set has
 # In an active virtual or conda environment that is its own python, and what is missing there is said. Elsewhere .venv
-# is made once; .venv/made_with holds the requirements it was made with, and is written last.
+# is made once; .venv/made_with.* hold the requirements it was made with, and are written last.
 
 # glibc hands large blocks back to the system after every operation and asks for them again; on a CPU that costs a
 # third of a training step (1.3 against 0.85 s for 32 images of Shapes-5i on one core). These keep them.
@@ -17,7 +17,8 @@ setup() {
         return
     fi
     python=.venv/bin/python
-    if [ -x "$python" ] && cat requirements.txt "$wanted" | cmp -s - .venv/made_with; then
+    local made=.venv/made_with.${wanted//\//-}
+    if [ -x "$python" ] && cat requirements.txt data/requirements.txt "$wanted" | cmp -s - "$made"; then
         return
     fi
     local maker=${PYTHON:-python3}
@@ -34,7 +35,7 @@ setup() {
         echo "error: installing $wanted failed (see above); start again when that is mended" >&2
         exit 2
     fi
-    cat requirements.txt "$wanted" > .venv/made_with
+    cat requirements.txt data/requirements.txt "$wanted" > "$made"
 }
 
 config_of() {

@@ -12,7 +12,8 @@ from util.config import Config, from_command_line
 from util.errors import run_main
 from util.folds import classes_of
 
-COLUMNS = (("miou", "mIoU"), ("fb_iou", "FB-IoU"), ("name_auc", "name AUC"), ("absent_name_miou", "absent-name mIoU"))
+COLUMNS = (("miou", "mIoU"), ("fb_iou", "FB-IoU"), ("name_auc", "name AUC"), ("absent_name_miou", "absent-name mIoU"),
+           ("seen_miou", "seen mIoU"), ("hiou", "hIoU"), ("pixel_accuracy", "pixel accuracy"))
 
 
 def read_folds(cfg: Config) -> Group:

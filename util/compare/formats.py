@@ -4,7 +4,7 @@ import io
 
 from util.compare.groups import Group
 from util.compare.published import Published
-from util.compare.tables import Table
+from util.compare.tables import EXTRA, Table, extra_of
 from util.selection import SELECTIONS
 
 _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -59,7 +59,8 @@ def as_csv(tables: list[Table]) -> str:
     """The rows of all data sets, numbers to four decimals; an empty field is unknown or does not apply."""
     folds = [f"miou_fold{k}" for k in range(max(table.folds for table in tables))]
     fields = ["dataset", "model", "published", "source", "selected_by", "protocol", "samples", "trained_on", "seeds",
-              "folds", "of_folds", *folds, "miou", "miou_std_over_seeds", "miou_minus_baseline", "fb_iou",
+              "folds", "of_folds", *folds, "miou", "miou_std_over_seeds", "miou_minus_baseline",
+              *(key for key, _ in EXTRA), "fb_iou",
               *(f"miou_selected_by_{rule}" for rule in SELECTIONS), "parameters_trainable", "parameters_total",
               "gflops_per_image", "training_seconds", "machines", "runs"]
     text = io.StringIO()
@@ -79,7 +80,7 @@ def _run_fields(table: Table, group: Group) -> dict:
             "seeds": _words(group.seeds, " "), "folds": _words(group.folds, " "), "of_folds": first.folds,
             **{f"miou_fold{k}": value for k, value in group.by_fold(lambda r: r.miou).items()}, "miou": group.mean(),
             "miou_std_over_seeds": group.deviation, "miou_minus_baseline": table.difference(group),
-            "fb_iou": group.mean(lambda r: r.fb_iou),
+            **{key: extra_of(group, key) for key, _ in EXTRA}, "fb_iou": group.mean(lambda r: r.fb_iou),
             **{f"miou_selected_by_{rule}": group.mean(lambda r: r.selections.get(rule)) for rule in SELECTIONS},
             "parameters_trainable": first.parameters[0], "parameters_total": first.parameters[1],
             "gflops_per_image": max(r.gflops for r in group.results),

@@ -68,8 +68,11 @@ class Group:
 
     def same_test_as(self, other: "Group") -> bool:
         """Whether both were tested on as many samples of the same classes, so that a difference means something."""
+        keys = ("eval.draws", "eval.seed", "eval.manifest", "eval.images", "eval.fit", "data.min_pixels")
+
         def test(group):
             return (group.first.dataset, group.first.protocol, group.samples,
+                    {(r.fold, *(r.options.get(key) for key in keys)) for r in group.results},
                     {fold: set(classes) for fold, classes in group.per_class().items()})
         return test(self) == test(other)
 

@@ -8,6 +8,11 @@ from util.samples import TRAINED_ON
 from util.selection import SELECTIONS
 
 
+# Scores that only some protocols have: several episodic draws, and the generalised one.
+EXTRA = (("miou_std", "± over draws"), ("seen_miou", "seen mIoU (S)"), ("hiou", "hIoU"),
+         ("pixel_accuracy", "pixel accuracy"))
+
+
 @dataclass(frozen=True)
 class Table:
     """One data set's rows: runs, and the published scores beside them. baseline: an arch, or ""."""
@@ -30,18 +35,23 @@ class Table:
         other = self.baseline_of(group)
         return None if other is None or group.first.arch == self.baseline else group.mean() - other.mean()
 
+    @property
+    def extra(self) -> list[tuple[str, str]]:
+        """Those of EXTRA that any row has."""
+        return [(key, head) for key, head in EXTRA if any(extra_of(g, key) is not None for g in self.groups)]
+
     def heads(self) -> list[str]:
         return ["model", *(f"fold {k}" for k in range(self.folds)), "mean mIoU",
-                *([f"against {self.baseline}"] if self.baseline else []), "FB-IoU", "at best unseen", "at best seen",
-                "at last epoch", "selected by", "trained on", "protocol, samples", "trains, M", "parameters, M",
-                "GFLOPs an image", "training a fold"]
+                *([f"against {self.baseline}"] if self.baseline else []), *(head for _, head in self.extra),
+                "FB-IoU", "at best unseen", "at best seen", "at last epoch", "selected by", "trained on",
+                "protocol, samples", "trains, M", "parameters, M", "GFLOPs an image", "training a fold"]
 
     def run_cells(self, group: Group) -> list[str]:
         """A row of plain text under :meth:`heads`."""
         first, by_fold = group.first, group.by_fold(lambda r: r.miou)
         return [first.arch, *(_number(by_fold.get(k)) for k in range(self.folds)), _mean(group),
                 *([_number(self.difference(group), "+.1f")] if self.baseline else []),
-                _number(group.mean(lambda r: r.fb_iou)),
+                *(_number(extra_of(group, key)) for key, _ in self.extra), _number(group.mean(lambda r: r.fb_iou)),
                 *(_number(group.mean(lambda r: r.selections.get(rule))) for rule in SELECTIONS),
                 first.selection, first.trained_on, f"{first.protocol}, {_samples(group)}",
                 *(f"{n / 1e6:.2f}" for n in first.parameters), _gflops(max(r.gflops for r in group.results)),
@@ -86,6 +96,11 @@ def tables(groups: list[Group], published: list[Published], baseline: str = "") 
             for dataset in dict.fromkeys(g.first.dataset for g in groups)]
 
 
+def extra_of(group: Group, key: str) -> float | None:
+    """The mean of a score that only some protocols have; None where it is not there."""
+    return group.mean(lambda r: r.raw.get(key))
+
+
 def _number(value: float | None, form: str = ".1f") -> str:
     return "-" if value is None else format(value, form)
 
@@ -103,7 +118,9 @@ def _gflops(value: float) -> str:
 
 def _samples(group: Group) -> str:
     numbers = list(group.samples.values())
-    return f"{numbers[0]} a fold" if len(set(numbers)) == 1 else "+".join(map(str, numbers))
+    text = f"{numbers[0]} a fold" if len(set(numbers)) == 1 else "+".join(map(str, numbers))
+    draws = group.first.options.get("eval.draws", 1)
+    return text + (f", {draws} draws" if "draws" in group.first.raw and draws > 1 else "")
 
 
 def _mean(group: Group) -> str:
