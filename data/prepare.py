@@ -102,7 +102,8 @@ def main() -> None:
     for name, choices in coco.OPTIONS.items():
         parser.add_argument(f"--{name}", choices=choices, help=f"coco: default {choices[0]}, see docs/data.md")
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stop of either kind is orderly
+    for number in (signal.SIGINT, signal.SIGTERM):  # a stop of either kind is orderly, in a script's background too
+        signal.signal(number, signal.default_int_handler)
     if given.dataset == "clip":
         return download(given.out or Path("weights/ViT-B-16.pt"), CLIP)
     for source in given.source:

@@ -89,7 +89,7 @@ def test_missing_data_root(train, tmp_path):
 
 
 def test_missing_list(train, tmp_path):
-    complains(train(f"data.train_list={tmp_path}/nowhere.txt"), f"{tmp_path}/nowhere.txt", "README")
+    complains(train(f"data.train_list={tmp_path}/nowhere.txt"), f"{tmp_path}/nowhere.txt", "docs/data.md")
 
 
 def test_list_line_that_points_nowhere(train, spoilt):

@@ -228,4 +228,4 @@ def test_what_is_no_list_is_named(tmp_path, data):
 
 def test_a_missing_list_is_named_with_a_remedy(tmp_path):
     message = complaint(read_list, tmp_path / "nowhere.txt")
-    assert "nowhere.txt" in message and "README" in message
+    assert "nowhere.txt" in message and "docs/data.md" in message
