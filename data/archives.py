@@ -3,7 +3,7 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -66,15 +66,20 @@ class Tar(Archive):
     def __init__(self, path: Path, prefix: str):
         self.path, self.prefix = path, prefix
         with _whole(path), tarfile.open(path) as tar:
-            members = progress(tar, f"listing {path.name}")
-            self.sizes = {m.name.removeprefix("./").removeprefix(prefix): m.size for m in members
-                          if m.isfile() and m.name.removeprefix("./").startswith(prefix)}
+            self.sizes = {name: m.size for name, m in self._members(progress(tar, f"listing {path.name}"))}
 
     def _extract(self, wanted, label):
         with _whole(self.path), tarfile.open(self.path) as tar:
-            for member in progress(_wanted(tar, self.prefix, wanted), label, len(wanted)):
-                name = member.name.removeprefix("./").removeprefix(self.prefix)
+            chosen = ((name, member) for name, member in self._members(tar) if name in wanted)
+            for name, member in progress(chosen, label, len(wanted)):
                 write_bytes_atomically(wanted[name], tar.extractfile(member).read(), REMEDY, durable=False)
+
+    def _members(self, tar: Iterable[tarfile.TarInfo]) -> Iterator[tuple[str, tarfile.TarInfo]]:
+        """The files below the prefix, and their names there."""
+        for member in tar:
+            name = member.name.removeprefix("./")
+            if member.isfile() and name.startswith(self.prefix):
+                yield name.removeprefix(self.prefix), member
 
 
 class Zip(Archive):
@@ -98,12 +103,6 @@ def _unzip(path: Path, prefix: str, pairs: list[tuple[str, Path]]) -> None:
     with _whole(path), zipfile.ZipFile(path) as file:
         for name, target in pairs:
             write_bytes_atomically(target, file.read(prefix + name), REMEDY, durable=False)
-
-
-def _wanted(tar: tarfile.TarFile, prefix: str, wanted) -> Iterator[tarfile.TarInfo]:
-    for member in tar:
-        if member.isfile() and member.name.removeprefix("./").removeprefix(prefix) in wanted:
-            yield member
 
 
 def locate(piece: Piece, sources: list[Path], out: Path) -> Path | None:

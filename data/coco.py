@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data.archives import Archive, Piece
-from data.workers import make_masks, write_changed
+from data.workers import make_masks, write_lists
 from util.download import Remote
 from util.errors import UserError
 
@@ -58,8 +58,7 @@ def prepare(root: Path, archives: list[Archive], options: dict[str, str]) -> Non
         archive.extract({name: root / split / name for name in images}, f"{split} images")
         jobs = [(root / "masks" / split / f"{Path(name).stem}.png", image) for name, image in sorted(images.items())]
         make_masks(partial(draw, overlap=options["overlap"], crowd=options["crowd"]), jobs, f"{split} masks")
-        lines = "".join(f"{split}/{name} masks/{split}/{Path(name).stem}.png\n" for name in sorted(images))
-        write_changed(root / "lists" / f"{part}.txt", lines.encode())
+        write_lists(root, {part: [(f"{split}/{name}", f"masks/{split}/{Path(name).stem}.png") for name in sorted(images)]})
 
 
 def read_instances(file: Path) -> dict[str, Annotated]:
@@ -89,6 +88,7 @@ def known(root: Path, cfg, train: int, val: int, folds: list[list]) -> list[tupl
             figures += [(f"test images of fold {fold}", our_images, images, False, HSNET_WHY),
                         (f"test pairs of fold {fold}", our_pairs, pairs, False, HSNET_WHY)]
     return figures
+
 
 def draw(image: Annotated, overlap: str, crowd: str) -> np.ndarray:
     """One image's instances to (H, W) uint8 of 0, 1..80 and 255.

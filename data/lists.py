@@ -9,7 +9,7 @@ import argparse
 import hashlib
 from pathlib import Path
 
-from util.atomic import write_bytes_atomically
+from data.workers import write_lists
 from util.errors import UserError, run_main
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -44,12 +44,6 @@ def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
 def held_out(image: str, share: float) -> bool:
     """Whether an image is for validation: a hash of its name, read as a number in 0..1, is below ``share``."""
     return int.from_bytes(hashlib.sha256(Path(image).stem.encode()).digest()[:4], "big") < share * STEPS
-
-
-def write_lists(root: Path, parts: dict[str, list[tuple[str, str]]]) -> None:
-    """ROOT/lists/PART.txt with a line "image mask" each."""
-    for part, chosen in parts.items():
-        write_bytes_atomically(root / "lists" / f"{part}.txt", "".join(f"{i} {m}\n" for i, m in chosen).encode())
 
 
 def main() -> None:

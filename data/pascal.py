@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from data.archives import Archive, Piece
-from data.workers import make_masks, write_changed
+from data.workers import make_masks, write_lists
 from util.download import Remote
 from util.errors import UserError
 from util.files import read_list
@@ -46,9 +46,8 @@ def prepare(root: Path, archives: list[Archive], options: dict[str, str]) -> Non
     jobs = [(root / MASKS / f"{n}.png", own_voc / f"SegmentationClass/{n}.png") for n in voc_masks]
     jobs += [(root / MASKS / f"{n}.png", own_sbd / f"cls/{n}.mat") for n in sbd_masks]
     make_masks(draw, jobs, "PASCAL masks")
-    for part, chosen in lists(names).items():
-        lines = "".join(f"JPEGImages/{n}.jpg {MASKS}/{n}.png\n" for n in chosen)
-        write_changed(root / "lists" / f"{part}.txt", lines.encode())
+    write_lists(root, {part: [(f"JPEGImages/{n}.jpg", f"{MASKS}/{n}.png") for n in chosen]
+                       for part, chosen in lists(names).items()})
 
 
 def _images(root: Path, voc: Archive, sbd: Archive, names: list[str]) -> None:

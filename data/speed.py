@@ -37,7 +37,7 @@ def draw(root: Path, width: int, height: int) -> Index:
         pairs.append((f"{i}.jpg", f"{i}.png"))
         cv2.imwrite(str(root / pairs[-1][0]), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
         cv2.imwrite(str(root / pairs[-1][1]), mask)
-        pixels.append(np.bincount(mask.ravel(), minlength=256)[:len(names) + 1])
+        pixels.append(count_pixels(mask, len(names)))
     return Index("drawn", pairs, np.stack(pixels))
 
 
@@ -73,7 +73,7 @@ def measure(name: str, width: int, height: int) -> list[str]:
             "fit": milliseconds(lambda i: fit(read[i][0], size, fill), every),
         }
         whole = {"training": milliseconds(lambda i: train[0, i, i], every), "evaluation": milliseconds(lambda i: test[i], every)}
-        index_ms = milliseconds(lambda i: count_pixels(Path(folder) / index.pairs[i][1], count), every)
+        index_ms = milliseconds(lambda i: count_pixels(read_mask(Path(folder) / index.pairs[i][1], count), count), every)
         kilobytes = sum((Path(folder) / image).stat().st_size for image, _ in index.pairs) / IMAGES / 1000
     lines = [f"{name}: {width}x{height} JPEGs of {kilobytes:.0f} kB to {size} px"]
     lines += [f"  {what:<16} {1000 / ms:6.0f} images/s a core ({ms:.2f} ms)" for what, ms in whole.items()]

@@ -22,7 +22,7 @@ from util.config import Config, from_command_line
 from util.errors import UserError, run_main
 from util.files import read_list, read_pair
 from util.folds import Classes, classes_of
-from util.index import Index
+from util.index import Index, count_pixels
 from util.progress import progress
 from util.samples import exhaustive, train_images
 from util.visualize import labelled, png, sheet
@@ -55,7 +55,7 @@ def check_pair(root: str, classes: int, pair: tuple[str, str]) -> Checked:
     except UserError as error:
         return Checked(np.zeros(classes + 1, np.int64), b"", str(error))
     digest = hashlib.sha256(f"{pair[1]} {mask.shape}".encode() + mask.tobytes()).digest()
-    return Checked(np.bincount(mask.ravel(), minlength=256)[:classes + 1], digest, "")
+    return Checked(count_pixels(mask, classes), digest, "")
 
 
 def check_list(root: str, list_file: str, classes: int) -> tuple[Index, list[str], str]:

@@ -42,6 +42,12 @@ def write_changed(path: Path, data: bytes) -> None:
         write_bytes_atomically(path, data, REMEDY)
 
 
+def write_lists(root: Path, parts: dict[str, list[tuple[str, str]]]) -> None:
+    """ROOT/lists/PART.txt with a line "image mask", paths below ROOT, for each pair of a part."""
+    for part, pairs in parts.items():
+        write_changed(root / "lists" / f"{part}.txt", "".join(f"{i} {m}\n" for i, m in pairs).encode())
+
+
 def clear_leftovers(targets: Iterable[Path]) -> None:
     """Remove what a process that was killed left half-written beside ``targets``."""
     for folder in {target.parent for target in targets}:

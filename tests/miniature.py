@@ -5,6 +5,7 @@ one. In fold 0 eight training pictures of each set show seen classes only: enoug
 """
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pytest
 import yaml
 from PIL import Image
 
-from data import prepare
+from data.prepare import main
 from util.errors import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -282,18 +284,19 @@ def read_png(path: Path) -> np.ndarray:
 
 def run_prepare(*arguments, capfd=None) -> subprocess.CompletedProcess:
     """`python -m data.prepare ...` within this process, which spares a start; what it printed only with ``capfd``."""
-    argv, handler = sys.argv, signal.getsignal(signal.SIGTERM)
+    argv, handlers = sys.argv, {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     sys.argv = ["data.prepare", *map(str, arguments)]
     if capfd:
         capfd.readouterr()
     try:
-        run_main(prepare.main)
+        run_main(main)
     except SystemExit as left:
         said = capfd.readouterr() if capfd else ("", "")
         return subprocess.CompletedProcess(sys.argv, left.code or 0, *said)
     finally:
         sys.argv = argv
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def prepared(name: str, source: Path, root: Path, *options) -> Path:
@@ -309,3 +312,37 @@ def complains(result: subprocess.CompletedProcess, *expected) -> None:
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
     for text in expected:
         assert str(text) in result.stderr
+
+
+# Fixtures of the two sets' own tests, which import them and name their set in NAME
+
+@pytest.fixture(scope="module")
+def archives(request) -> dict[str, dict[str, bytes]]:
+    return {"pascal": pascal, "coco": coco}[request.module.NAME]()
+
+
+@pytest.fixture(scope="module")
+def unpacked(archives, tmp_path_factory) -> Path:
+    """All archives unpacked beside each other. Tests that spoil files do so in a copy."""
+    return write_tree(archives, tmp_path_factory.mktemp("unpacked"))
+
+
+@pytest.fixture(scope="module")
+def made(request, unpacked, tmp_path_factory) -> Path:
+    """The set made from what was unpacked, with the options that are the default."""
+    return prepared(request.module.NAME, unpacked, tmp_path_factory.mktemp("made") / request.module.NAME)
+
+
+@pytest.fixture
+def spoilt(unpacked, tmp_path) -> Path:
+    """A copy of the unpacked archives for a test to spoil."""
+    return Path(shutil.copytree(unpacked, tmp_path / "spoilt"))
+
+
+@pytest.fixture
+def prepare(request, capfd, tmp_path):
+    """prepare(source, ...) makes the set in tmp_path/out."""
+    def run(source, *options):
+        return run_prepare(request.module.NAME, "--source", source, "--out", tmp_path / "out", "--any-archive", *options,
+                           capfd=capfd)
+    return run

@@ -9,6 +9,7 @@ import pytest
 from miniature import (CLASS_OF_2048, COCO_TRAIN, COCO_VAL, COMPRESSED, CROWD, IDS, LARGE_ENOUGH, NO_AREA, OVERLAP,
                        PECULIAR, SQUARE, TOO_SMALL, UNANNOTATED, UNANNOTATED_IN_TRAINING, coco_name, complains,
                        contents, counts_of, mask_of, prepared, read_png, rectangle)
+from miniature import archives, made, prepare, spoilt, unpacked  # noqa: F401  fixtures
 
 from data.coco import Annotated, draw, read_instances
 from util.errors import UserError
@@ -16,39 +17,8 @@ from util.files import read_list
 from util.index import read_index
 from util.samples import exhaustive
 
+NAME = "coco"  # the set that the fixtures make
 OUT_OF_ORDER = [1, 90, 13]
-
-
-@pytest.fixture(scope="module")
-def archives() -> dict[str, dict[str, bytes]]:
-    return miniature.coco()
-
-
-@pytest.fixture(scope="module")
-def unpacked(archives, tmp_path_factory) -> Path:
-    """train2014, val2014 and annotations beside each other. Tests that spoil files do so in a copy."""
-    return miniature.write_tree(archives, tmp_path_factory.mktemp("unpacked"))
-
-
-@pytest.fixture(scope="module")
-def made(unpacked, tmp_path_factory) -> Path:
-    """COCO-20i made from what was unpacked, with the options that are the default."""
-    return prepared("coco", unpacked, tmp_path_factory.mktemp("made") / "coco")
-
-
-@pytest.fixture
-def spoilt(unpacked, tmp_path) -> Path:
-    """A copy of the unpacked archives for a test to spoil."""
-    return Path(shutil.copytree(unpacked, tmp_path / "spoilt"))
-
-
-@pytest.fixture
-def prepare(capfd, tmp_path):
-    """prepare(source, ...) makes the set in tmp_path/out."""
-    def run(source, *options):
-        return miniature.run_prepare("coco", "--source", source, "--out", tmp_path / "out", "--any-archive", *options,
-                                     capfd=capfd)
-    return run
 
 
 def val_mask(root: Path, picture) -> np.ndarray:

@@ -8,45 +8,15 @@ import pytest
 from miniature import (COLOUR_MAP, HELD_OUT_BY_DETECTION, HELD_OUT_BY_SEGMENTATION, IN_BOTH, SBD_ALONE, SBD_TRAIN,
                        SBD_VAL, VOC_TRAIN, VOC_VAL, complains, contents, gt_mat, jpeg, mask_of, palette_png, prepared,
                        read_png)
+from miniature import archives, made, prepare, spoilt, unpacked  # noqa: F401  fixtures
 
 from data.pascal import MASKS, draw
 from util.errors import UserError
 from util.files import read_list
 
+NAME = "pascal"  # the set that the fixtures make
 TGZ = "benchmark.tgz"
 VOC, SBD = "VOCdevkit/VOC2012/", "benchmark_RELEASE/dataset/"
-
-
-@pytest.fixture(scope="module")
-def archives() -> dict[str, dict[str, bytes]]:
-    return miniature.pascal()
-
-
-@pytest.fixture(scope="module")
-def unpacked(archives, tmp_path_factory) -> Path:
-    """Both archives unpacked beside each other. Tests that spoil files do so in a copy."""
-    return miniature.write_tree(archives, tmp_path_factory.mktemp("unpacked"))
-
-
-@pytest.fixture(scope="module")
-def made(unpacked, tmp_path_factory) -> Path:
-    """PASCAL-5i made from what was unpacked."""
-    return prepared("pascal", unpacked, tmp_path_factory.mktemp("made") / "pascal")
-
-
-@pytest.fixture
-def spoilt(unpacked, tmp_path) -> Path:
-    """A copy of the unpacked archives for a test to spoil."""
-    return Path(shutil.copytree(unpacked, tmp_path / "spoilt"))
-
-
-@pytest.fixture
-def prepare(capfd, tmp_path):
-    """prepare(source, ...) makes the set in tmp_path/out."""
-    def run(source, *options):
-        return miniature.run_prepare("pascal", "--source", source, "--out", tmp_path / "out", "--any-archive", *options,
-                                     capfd=capfd)
-    return run
 
 
 def names_in(root: Path, part: str) -> list[str]:

@@ -31,7 +31,7 @@ def test_a_good_set(copy, run_script):
     assert row.split("|")[3:5] == [f" {images} ", f" {pairs} "]
     report = (copy / "verify/report.md").read_text()
     circles = sum(np.count_nonzero(m == 1) >= 32 for m in masks)
-    assert f"| 1 | circle | 0 |" in report and f"| {circles} |" in report
+    assert "| 1 | circle | 0 |" in report and f"| {circles} |" in report
     assert cv2.imread(str(copy / "verify/samples.png")).shape[1] > 600
 
 

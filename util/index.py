@@ -51,7 +51,7 @@ def read_index(root: str | Path, list_file: str | Path, classes: int) -> Index:
 
     start = time.perf_counter()
     with ThreadPoolExecutor() as pool:  # cv2 decodes outside the interpreter's lock
-        rows = list(progress(pool.map(lambda pair: count_pixels(root / pair[1], classes), pairs),
+        rows = list(progress(pool.map(lambda pair: count_pixels(read_mask(root / pair[1], classes), classes), pairs),
                              f"indexing {Path(list_file).name}", total=len(pairs)))
     seconds = time.perf_counter() - start
     print(f"indexed {len(pairs)} masks of {list_file} in {seconds:.1f} s ({len(pairs) / seconds:.0f}/s)",
@@ -63,9 +63,9 @@ def read_index(root: str | Path, list_file: str | Path, classes: int) -> Index:
     return Index(str(list_file), pairs, pixels)
 
 
-def count_pixels(path: str | Path, classes: int) -> np.ndarray:
-    """(classes + 1,) int64: the pixels of each class in one mask, 255 left out."""
-    return np.bincount(read_mask(path, classes).ravel(), minlength=256)[:classes + 1]
+def count_pixels(mask: np.ndarray, classes: int) -> np.ndarray:
+    """(classes + 1,) int64: the pixels of each class in a mask (H, W), 255 left out."""
+    return np.bincount(mask.ravel(), minlength=256)[:classes + 1]
 
 
 def _missing(path: Path, list_file: str | Path, pair: tuple[str, str]) -> UserError:

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 
 from data.shapes.scene import Style, scene
+from data.workers import write_lists
 from util import config as configuration
 from util.atomic import write_bytes_atomically
 from util.errors import UserError, run_main
@@ -82,9 +83,7 @@ def make(cfg: ShapesData) -> bool:
         for _ in progress(pool.map(partial(_write, cfg, names), every, chunksize=64), "making shapes", len(every)):
             pass
     rate = len(every) / (time.perf_counter() - start)
-    for part, scenes in jobs.items():
-        lines = "".join(f"{' '.join(paths(name))}\n" for name, _, _ in scenes)
-        write_bytes_atomically(root / "lists" / f"{part}.txt", lines.encode())
+    write_lists(root, {part: [paths(name) for name, _, _ in scenes] for part, scenes in jobs.items()})
     write_bytes_atomically(stamp, made_with.encode())  # last: it says that all the rest is whole
     print(f"made {len(every)} images in {root} ({rate:.0f} images/s on {cpu_count()} cores)", flush=True)
     return True
