@@ -1,4 +1,6 @@
 """data.prepare on both miniature sets: archives broken or missing, full disks, stops, repeats, training."""
+import functools
+import http.server
 import json
 import os
 import resource
@@ -7,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +24,7 @@ from PIL import Image
 
 from data import coco, pascal
 from util.config import ROOT
+from util.download import Remote
 from util.folds import Classes
 from util.index import read_index
 from util.samples import exhaustive, train_images
@@ -141,6 +146,24 @@ def test_what_is_missing_is_told_with_the_lines_to_type(each, run, out):
         "or by hand with", f"  mkdir -p {out}/archives",
         *(f"  curl -L -C - -o {out}/archives/{piece.remote.name} {piece.remote.url}" for piece in pieces),
         "and then", f"  python -m data.prepare {each.name} --out {out}"]
+
+
+def test_download_fetches_what_is_missing_and_makes_the_set(each, run, out, monkeypatch):
+    """From a server of our own in place of the official ones."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(each.packed))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    monkeypatch.setenv("no_proxy", "*")
+    module = {"pascal": pascal, "coco": coco}[each.name]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        monkeypatch.setattr(module, "PIECES", tuple(
+            replace(piece, remote=Remote(f"http://127.0.0.1:{server.server_address[1]}/{piece.remote.name}",
+                                         (each.packed / piece.remote.name).stat().st_size)) for piece in module.PIECES))
+        done = run(each.name, "--download", "--out", str(out))
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(out / "archives")
+    assert contents(out) == contents(each.made)
 
 
 def test_the_lines_to_type_lead_to_the_set_when_one_archive_is_missing(each, run, tmp_path):

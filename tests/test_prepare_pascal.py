@@ -29,6 +29,12 @@ def names_in(root: Path, part: str) -> list[str]:
 
 # Masks, images and lists
 
+def test_a_member_outside_the_archives_own_folder_is_none_of_it(archives, made, tmp_path):
+    with_a_stray = {**archives, TGZ: {**archives[TGZ], "train.txt": b"2008_000001\n", "cls/2008_000001.mat": b"stray"}}
+    source = miniature.write_archives(with_a_stray, tmp_path / "archives")
+    assert contents(prepared("pascal", source, tmp_path / "out")) == contents(made)
+
+
 def test_archives_and_unpacked_folders_give_the_same(archives, made, tmp_path):
     source = miniature.write_archives(archives, tmp_path / "archives")
     assert contents(prepared("pascal", source, tmp_path / "out")) == contents(made)
