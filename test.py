@@ -59,7 +59,7 @@ def main() -> int:
     saved, carried = read_weights(cfg)
     model, clip = build_model(cfg.model, carried)
     extra = load_weights(model, saved, cfg, clip.fingerprint)
-    text = embed_names(model.text_encoder, data.classes.names, cfg.model.prompt, cfg.model.same_word).to(device)
+    text = embed_names(model.text_encoder, data.classes.names, cfg.model).to(device)
     run = Run.start(cfg, suffix="-test")
     results = final_test(model.to(device), text, data, cfg, run, device, autocast(device, cfg.precision), cfg.weights,
                          clip.fingerprint, extra)

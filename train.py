@@ -2,10 +2,9 @@
 
     python train.py --config config/shapes/esda.yaml fold=0 [key=value ...]
 """
+import signal
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,16 +12,17 @@ import torch
 from model.build import build_model, embed_names
 from model.clip_weights import WeightsError
 from model.esda import ESDA
-from model.losses import esda_losses
+from model.losses import EsdaLosses
 from util import checkpoint
 from util.config import Config, from_command_line, to_dict
-from util.device import autocast, describe, make_deterministic, pick_device
+from util.device import autocast, computes_in_bf16, describe, make_deterministic, pick_device
 from util.engine import Progress, train_one_epoch
 from util.errors import UserError, run_main
 from util.evaluate import evaluate, predict
 from util.fold_data import FoldData
 from util.optim import make_optimizer
 from util.options import flat
+from util.processes import Processes
 from util.progress import progress
 from util.report import final_test, table, trained_on, watch, where
 from util.run import Run, code_version
@@ -41,6 +41,7 @@ class Trainer:
     def __init__(self, cfg: Config, stop: StopRequest):
         self.cfg, self.stop = cfg, stop
         self.device = pick_device(cfg.device)
+        self.processes = Processes(self.device, stop)
         self.autocast = autocast(self.device, cfg.precision)
         make_deterministic(cfg.seed)
         self.data = FoldData(cfg)
@@ -49,9 +50,10 @@ class Trainer:
         if cfg.model.kind != "esda":
             raise UserError(f"model.kind={cfg.model.kind} has nothing to train; run test.py with this config")
         self.clip = weights.fingerprint
-        self.text = embed_names(self.model.text_encoder, self.data.classes.names, cfg.model.prompt,
-                                cfg.model.same_word).to(self.device)
+        self.text = embed_names(self.model.text_encoder, self.data.classes.names, cfg.model).to(self.device)
         self.model.to(self.device)
+        if computes_in_bf16(self.device, cfg.precision):
+            self.model.hold_frozen(torch.bfloat16)
         self.optimizer = make_optimizer(self.model, cfg.train)
         self.losses_of = losses_of(self.model, cfg)
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
@@ -107,7 +109,7 @@ class Trainer:
         cfg, steps = self.cfg.train, self.batches.batches
         self.batches.start(self.at.epoch, self.at.step)
         stream = train_one_epoch(self.model, self.losses_of, self.text, self.loader, self.optimizer, self.at, steps,
-                                 cfg, self.device, self.autocast)
+                                 cfg, self.device, self.autocast, self.processes)
         bar = progress(stream, f"epoch {self.at.epoch + 1}/{cfg.epochs}", total=steps, initial=self.at.step)
         images = seconds = 0
         with self.stop:
@@ -121,9 +123,10 @@ class Trainer:
                                       "train/lr": step["lr"], "train/images_per_s": images / seconds},
                                      step["iteration"])
                     images = seconds = 0
-                if self.stop.number or time.monotonic() - self.saved > 60 * cfg.checkpoint_minutes:
+                if step["stop"] or time.monotonic() - self.saved > 60 * cfg.checkpoint_minutes:
                     self.save()
-                self.stop.check()
+                if step["stop"]:
+                    raise Stopped(self.stop.number or signal.SIGTERM)
 
     def evaluate_epoch(self) -> dict:
         """Scores on unseen and on seen classes, into log and TensorBoard."""
@@ -190,12 +193,11 @@ class Trainer:
         self.run.log(f"{where(self.run)}\nweights    {weights}\ncurves     tensorboard --logdir {self.cfg.exp}")
 
 
-def losses_of(model: ESDA, cfg: Config) -> Callable:
-    """(model output, targets) -> Losses, as the config weighs and turns them."""
+def losses_of(model: ESDA, cfg: Config) -> EsdaLosses:
+    """The losses as the config weighs and turns them."""
     last = len(model.image_encoder.transformer.resblocks) - 1
-    return partial(esda_losses, last_block=last in model.image_encoder.prior_indices, last_weight=cfg.loss.last,
-                   others_weight=cfg.loss.others, sign=cfg.loss.sign, ignored=cfg.loss.ignored,
-                   align_corners=cfg.model.align_corners)
+    return EsdaLosses(last in model.image_encoder.prior_indices, cfg.loss.last, cfg.loss.others, cfg.loss.sign,
+                      cfg.loss.ignored, cfg.model.align_corners)
 
 
 def main() -> int:

@@ -48,14 +48,17 @@ def build_model(options, weights: ClipWeights | None = None) -> tuple[nn.Module,
 
 
 @torch.no_grad()
-def embed_names(text_encoder: TextEncoder, names: list[str], prompt: str, same_word: str = "") -> TextEmbedding:
+def embed_names(text_encoder: TextEncoder, names: list[str], options) -> TextEmbedding:
     """The embeddings of all class names, computed once and kept; row = place in ``names``.
 
-    prompt: a template such as "a photo of a {}"; same_word: if given, stands for every name (the floor without text).
+    options: config section ``model``. Where padding is hidden from attention anyway, there are only as many positions as
+    the longest name has: the text encoder looks backwards only, and so nothing changes but the time it all takes.
     """
-    texts = [prompt.format(same_word or name) for name in names]
+    texts = [options.prompt.format(options.same_word or name) for name in names]
     try:
         ids = Tokenizer()(texts, text_encoder.context_length)
     except ValueError as error:
         raise WeightsError(f"model.prompt: {error}") from None
+    if options.mask_padding and options.token_order == "described":  # the released order moves patches by the length
+        ids = ids[:, :int(ids.argmax(dim=1).max()) + 1]              # end-of-text has the highest id of the vocabulary
     return text_encoder(ids)

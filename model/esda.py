@@ -11,6 +11,7 @@ from model.interactor import Interactor
 from model.mask_decoder import MaskDecoder
 from model.similarity import similarity_map
 from model.text_encoder import TextEmbedding, TextEncoder
+from model.upsample import upsample
 
 CLIP_SCALE = 100.0  # of every published CLIP: training brings it to its upper bound (Radford 2021, section 2.5)
 
@@ -57,26 +58,40 @@ class ESDA(nn.Module):
         self.image_encoder.text_proj.requires_grad_(True)
         self.image_encoder.branches.requires_grad_(True)
 
+    def hold_frozen(self, dtype: torch.dtype) -> None:
+        """Keep the image encoder's frozen matrices in ``dtype``, that of autocast: it need not turn each of them into it
+        at every use, and they take half the memory. Not one number changes, for autocast computes with the same ones.
+        """
+        for module in self.image_encoder.modules():
+            if not isinstance(module, nn.LayerNorm):  # which computes in fp32
+                for name, parameter in module.named_parameters(recurse=False):
+                    if not parameter.requires_grad and name not in ("class_embedding", "positional_embedding"):
+                        parameter.data = parameter.data.to(dtype)
+
     def trainable_state(self) -> dict[str, Tensor]:
         """The part of the state dict that training changes; the rest is CLIP's, read from its own file."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: tensor for name, tensor in self.state_dict().items() if name in trained}
 
-    def forward(self, images: Tensor, text: TextEmbedding) -> Segmentation:
-        """images (B, 3, S, S) uint8 RGB; text: the embeddings of the B names to look for, one an image."""
-        return self.segment(self.image_encoder.begin(self.normalise(images)), text, images.shape[2:])
+    def forward(self, images: Tensor, text: TextEmbedding, keep: Tensor | None = None) -> Segmentation:
+        """images (B, 3, S, S) uint8 RGB; text: the embeddings of the B names to look for, one an image.
+
+        keep: the decoder's dropout (MaskDecoder.draw); None: drawn where it is wanted.
+        """
+        return self.segment(self.image_encoder.begin(self.normalise(images)), text, images.shape[2:], keep)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 RGB to what CLIP was trained on."""
         return (images / 255 - self.pixel_mean) / self.pixel_std
 
-    def segment(self, begun: Begun, text: TextEmbedding, size: tuple[int, int]) -> Segmentation:
+    def segment(self, begun: Begun, text: TextEmbedding, size: tuple[int, int],
+                keep: Tensor | None = None) -> Segmentation:
         """From B images that have met no text yet to the masks of B names, at the input's ``size``."""
         embedding = self.image_encoder.finish(begun, text.cls)
         prior = similarity_map(embedding.patches, embedding.text)            # (B, 1, h, h)
         patches = self.interactor(text, embedding.image, embedding.patches)  # (B, n, C)
-        logits = self.decoder(patches, prior)                                # (B, 2, h, h)
-        logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=self.align_corners)
+        logits = self.decoder(patches, prior, keep)                          # (B, 2, h, h)
+        logits = upsample(logits, size, self.align_corners)                  # (B, 2, S, S)
         return Segmentation(logits, prior, embedding.patches, embedding.blocks)
 
     def all_names(self, images: Tensor, text: TextEmbedding, chunk: int) -> Iterator[Tensor]:

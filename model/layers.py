@@ -11,6 +11,25 @@ class QuickGELU(nn.Module):
         return F.silu(1.702 * x) / 1.702  # the same function; silu keeps one tensor for backward instead of two
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Scaled dot-product attention of (B, heads, N, C/heads); ``mask`` as for Attention.
+
+    torch's fused kernel, except in bf16 on a CPU: there it takes twice the time of the plain products, forward and
+    backward (torch 2.15, AVX-512; 58 + 91 against 145 + 251 ms for 911 tokens), because it multiplies in fp32.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    heads, width = q.shape[:2], q.shape[-1]
+    if mask is None:
+        hidden = q.new_zeros(1, 1, 1)
+    else:  # adding it within the product saves a pass over the scores
+        mask = mask.expand(*heads, *mask.shape[2:]).flatten(0, 1)
+        hidden = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))                            # (B heads, N, C/heads)
+    scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=width ** -0.5)
+    return torch.bmm(scores.softmax(dim=-1), v).unflatten(0, heads)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention under the parameter names of ``nn.MultiheadAttention``, as in CLIP's weights.
 
@@ -30,7 +49,7 @@ class Attention(nn.Module):
         batch, length, width = x.shape
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)                 # (B, N, 3C)
         q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B, heads, N, C/heads)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = attend(q, k, v, mask)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
 
 

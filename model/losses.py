@@ -7,6 +7,7 @@ from torch import Tensor
 
 from model.esda import Segmentation
 from model.similarity import similarity_map
+from model.upsample import upsample
 
 IGNORE = 255
 
@@ -32,42 +33,69 @@ def prototype(patches: Tensor, target: Tensor, align_corners: bool = False) -> T
     return (cover @ patches.float() / (cover.sum(2, keepdim=True) + 1e-5))[:, 0]
 
 
-def similarity_loss(similarity: Tensor, target: Tensor, sign: str = "described", align_corners: bool = False) -> Tensor:
-    """Cross-entropy of the two logits [1 - s, s] against the target: similar where the class is, unlike elsewhere.
+def mask_loss(evidence: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of K maps against one mask, summed over the pixels that are not 255: (K,).
 
-    similarity (B, 1, h, h) in [0, 1]; target (B, S, S). sign "released" has [s, 1 - s], which pushes the other way.
+    evidence (B, K, S, S): foreground minus background logit, all that the cross-entropy of two logits depends on;
+    target (B, S, S) uint8.
     """
-    s = F.interpolate(similarity, size=target.shape[1:], mode="bilinear", align_corners=align_corners)
-    return cross_entropy(torch.cat([s, 1 - s] if sign == "released" else [1 - s, s], dim=1), target)
+    against = torch.where(target == 1, -1.0, 1.0)[:, None]                   # the side on which evidence is wrong
+    counts = (target != IGNORE).float()[:, None]
+    return (F.softplus(against * evidence.float()) * counts).sum(dim=(0, 2, 3))
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean over the pixels that are not 255; zero, with a gradient of zero, where all are."""
-    total = F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="sum")
-    return total / (target != IGNORE).sum().clamp(min=1)
+def similarity_losses(maps: Tensor, target: Tensor, sign: str = "described", align_corners: bool = False) -> Tensor:
+    """Cross-entropy of each map s, read as the two logits [1 - s, s]: similar where the class is, unlike elsewhere.
+
+    maps (B, K, h, h) in [0, 1]; target (B, S, S); returns (K,), summed as in ``mask_loss``. sign "released" has
+    [s, 1 - s], which pushes the other way.
+    """
+    s = upsample(maps, target.shape[1:], align_corners)
+    return mask_loss(1 - 2 * s if sign == "released" else 2 * s - 1, target)
 
 
-def esda_losses(output: Segmentation, target: Tensor, last_block: bool, last_weight: float, others_weight: float,
-                sign: str = "described", ignored: str = "ignore", align_corners: bool = False) -> Losses:
-    """All terms for one batch.
+class EsdaLosses:
+    """What training minimises, as the config weighs and turns it.
 
     Args:
-        target: (B, S, S) uint8, 1 foreground, 0 background, 255 ignored.
         last_block: whether the last block is among ``prior_indices``.
         last_weight, others_weight: 0.2 and 0.1 in the paper; a weight of 0 also saves the computation.
-        sign: which way the similarity maps are pushed, "described" or "released" (see similarity_loss).
+        sign: which way the similarity maps are pushed, "described" or "released" (see similarity_losses).
         ignored: what 255 is to every term: "ignore", or "background" as in the released code, where the building of
-            the prototypes overwrites it. ``target`` itself is never written to.
+            the prototypes overwrites it. The target itself is never written to.
         align_corners: how similarity maps and masks are resized.
     """
-    if ignored == "background":
-        target = target.masked_fill(target == IGNORE, 0)
-    main = cross_entropy(output.logits, target)
-    last = others = main.new_zeros(())
-    if last_block and last_weight:
-        last = similarity_loss(output.prior, target, sign, align_corners)
-    if output.blocks and others_weight:
-        prototypes = [prototype(patches, target, align_corners) for patches in output.blocks.values()]
-        maps = [similarity_map(patches, p) for patches, p in zip(output.blocks.values(), prototypes)]
-        others = torch.stack([similarity_loss(s, target, sign, align_corners) for s in maps]).mean()
-    return Losses(main + last_weight * last + others_weight * others, main, last, others)
+
+    def __init__(self, last_block: bool, last_weight: float, others_weight: float, sign: str = "described",
+                 ignored: str = "ignore", align_corners: bool = False):
+        self.last_weight, self.others_weight = last_weight if last_block else 0.0, others_weight
+        self.sign, self.ignored, self.align_corners = sign, ignored, align_corners
+
+    def pixels(self, target: Tensor) -> Tensor:
+        """How many pixels of target (B, S, S) count, at least 1."""
+        counts = torch.ones_like(target) if self.ignored == "background" else target != IGNORE
+        return counts.sum().clamp(min=1)
+
+    def __call__(self, output: Segmentation, target: Tensor, pixels: Tensor | None = None) -> Losses:
+        """All terms for some samples.
+
+        Args:
+            target: (B, S, S) uint8, 1 foreground, 0 background, 255 ignored.
+            pixels: what the sums are divided by, the pixels of the whole batch where the samples are only a part of
+                it: the losses of the parts then add up to those of the whole. None: ``pixels(target)``.
+        """
+        if pixels is None:
+            pixels = self.pixels(target)
+        if self.ignored == "background":
+            target = target.masked_fill(target == IGNORE, 0)
+        main = mask_loss(output.logits[:, 1:] - output.logits[:, :1], target)[0] / pixels
+        maps = [output.prior] if self.last_weight else []
+        if self.others_weight:
+            maps += [similarity_map(patches, prototype(patches, target, self.align_corners))
+                     for patches in output.blocks.values()]
+        by_map = similarity_losses(torch.cat(maps, dim=1), target, self.sign, self.align_corners) / pixels \
+            if maps else main.new_zeros(0)
+        last = by_map[0] if self.last_weight else main.new_zeros(())
+        others = by_map[1 if self.last_weight else 0:]
+        others = others.mean() if len(others) else main.new_zeros(())
+        return Losses(main + self.last_weight * last + self.others_weight * others, main, last, others)

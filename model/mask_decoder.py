@@ -1,5 +1,6 @@
 """The mask decoder: from patch tokens and the prior mask to background and foreground logits (ESDA, part 4)."""
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -12,10 +13,24 @@ class MaskDecoder(nn.Module):
 
     def __init__(self, width: int, dropout: float = 0.1):
         super().__init__()
+        self.dropout = dropout
         self.res = nn.Sequential(_conv(width + 1, 256), nn.ReLU(), _conv(256, 128), nn.ReLU())
-        self.cls = nn.Sequential(_conv(128, 64), nn.ReLU(), nn.Dropout2d(dropout), nn.Conv2d(64, 2, kernel_size=1))
+        # Where the released decoder has its dropout stands Identity, which keeps the last layer's name.
+        self.cls = nn.Sequential(_conv(128, 64), nn.ReLU(), nn.Identity(), nn.Conv2d(64, 2, kernel_size=1))
 
-    def forward(self, patches: Tensor, prior: Tensor) -> Tensor:
-        """patches (B, n, C), prior (B, 1, h, h) in [0, 1]; returns logits (B, 2, h, h), channel 1 foreground."""
-        grid = patches.transpose(1, 2).unflatten(2, prior.shape[2:])         # (B, C, h, h)
-        return self.cls(self.res(torch.cat([grid, prior.to(grid.dtype)], dim=1)))
+    def draw(self, batch: int) -> Tensor:
+        """What dropout multiplies the channels of ``batch`` samples by, 0 or 1 / (1 - dropout): (batch, 64, 1, 1)."""
+        return F.dropout2d(self.cls[3].weight.new_ones(batch, self.cls[3].in_channels, 1, 1), self.dropout)
+
+    def forward(self, patches: Tensor, prior: Tensor, keep: Tensor | None = None) -> Tensor:
+        """patches (B, n, C), prior (B, 1, h, h) in [0, 1]; returns logits (B, 2, h, h), channel 1 foreground.
+
+        keep: rows of ``draw``; None: drawn here. In evaluation there is no dropout.
+        """
+        tokens = torch.cat([patches, prior.flatten(2).transpose(1, 2).to(patches.dtype)], dim=2)  # (B, n, C + 1)
+        grid = tokens.transpose(1, 2).unflatten(2, prior.shape[2:])          # (B, C + 1, h, h), channels last in memory
+        first, relu, _, last = self.cls
+        x = relu(first(self.res(grid)))                                      # (B, 64, h, h)
+        if self.training:
+            x = x * (self.draw(len(x)) if keep is None else keep).to(x.dtype)
+        return last(x)

@@ -21,11 +21,16 @@ class TextEmbedding(NamedTuple):
         """The embeddings of some of the names, e.g. of each sample's class in a batch."""
         return TextEmbedding(self.cls[rows], self.tokens[rows], self.valid[rows])
 
-    def noisy(self, share: float) -> "TextEmbedding":
-        """With Gaussian noise whose expected length is ``share`` of each vector's own; drawn from torch's generator."""
-        def add(x: Tensor) -> Tensor:
-            return x + share * x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5 * torch.randn_like(x)
-        return TextEmbedding(add(self.cls), add(self.tokens), self.valid) if share else self
+    def draw(self, batch: int) -> "TextEmbedding":
+        """Standard normal numbers of the shape of ``batch`` embeddings like these, from torch's generator."""
+        cls, tokens = (torch.randn(batch, *x.shape[1:], device=x.device) for x in (self.cls, self.tokens))
+        return TextEmbedding(cls, tokens, self.valid.new_ones(batch, self.valid.shape[1]))
+
+    def noisy(self, share: float, noise: "TextEmbedding") -> "TextEmbedding":
+        """With Gaussian noise whose expected length is ``share`` of each vector's own; noise: rows of ``draw``."""
+        def add(x: Tensor, by: Tensor) -> Tensor:
+            return x + share * x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5 * by
+        return TextEmbedding(add(self.cls, noise.cls), add(self.tokens, noise.tokens), self.valid)
 
     def to(self, device) -> "TextEmbedding":
         return TextEmbedding(*(part.to(device) for part in (self.cls, self.tokens, self.valid)))

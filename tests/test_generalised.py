@@ -25,7 +25,7 @@ def model_and_text(request, tiny_clip):
     model, _ = build_model(options)
     for branch in model.image_encoder.branches.values():
         torch.nn.init.normal_(branch.up, std=0.05)  # at the start the branches are silent
-    return model.eval(), embed_names(model.text_encoder, NAMES.names, options.prompt)
+    return model.eval(), embed_names(model.text_encoder, NAMES.names, options)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 20])

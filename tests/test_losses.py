@@ -3,10 +3,18 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from model.esda import Segmentation
-from model.losses import cross_entropy, esda_losses, prototype, similarity_loss
+from model.losses import EsdaLosses, prototype, similarity_losses
 from model.similarity import similarity_map
+
+PAPER = EsdaLosses(last_block=True, last_weight=0.2, others_weight=0.1)
+
+
+def similarity_loss(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """The mean over the pixels that count, as torch's own cross-entropy has it."""
+    return similarity_losses(s, t).sum() / (t != 255).sum()
 
 
 def output(seed: int = 0) -> Segmentation:
@@ -25,16 +33,16 @@ def target() -> torch.Tensor:
 
 def test_targets_are_left_as_they_are():
     t = target()
-    esda_losses(output(), t, True, 0.2, 0.1).total.backward()
+    PAPER(output(), t).total.backward()
     assert torch.equal(t, target())
 
 
 def test_weights_of_the_paper():
     out, t = output(), target()
-    losses = esda_losses(out, t, last_block=True, last_weight=0.2, others_weight=0.1)
+    losses = PAPER(out, t)
     maps = [similarity_map(b, prototype(b, t)) for b in out.blocks.values()]
     others = (similarity_loss(maps[0], t) + similarity_loss(maps[1], t)) / 2
-    assert losses.main.item() == pytest.approx(cross_entropy(out.logits, t).item())
+    assert losses.main.item() == pytest.approx(F.cross_entropy(out.logits, t.long(), ignore_index=255).item())
     assert losses.last.item() == pytest.approx(similarity_loss(out.prior, t).item())
     assert losses.others.item() == pytest.approx(others.item())
     assert losses.total.item() == pytest.approx((losses.main + 0.2 * losses.last + 0.1 * losses.others).item())
@@ -42,7 +50,7 @@ def test_weights_of_the_paper():
 
 @pytest.mark.parametrize("last_block, last, others", [(False, 0.2, 0.1), (True, 0.0, 0.1), (True, 0.2, 0.0)])
 def test_terms_can_be_switched_off(last_block, last, others):
-    losses = esda_losses(output(), target(), last_block, last, others)
+    losses = EsdaLosses(last_block, last, others)(output(), target())
     assert (losses.last == 0) == (not last_block or last == 0)
     assert (losses.others == 0) == (others == 0)
 
@@ -64,10 +72,10 @@ def test_similarity_loss_by_hand():
 def test_ignored_pixels_count_nowhere():
     out, t = output(), target()
     ignored = (t == 255)[:, None].expand_as(out.logits)
-    esda_losses(out, t, True, 0.2, 0.1).main.backward()
+    PAPER(out, t).main.backward()
     assert (out.logits.grad[ignored] == 0).all() and (out.logits.grad[~ignored] != 0).all()
     everything = torch.full_like(t, 255)
-    losses = esda_losses(output(1), everything, True, 0.2, 0.1)
+    losses = PAPER(output(1), everything)
     losses.total.backward()
     assert losses.total.item() == 0
 

@@ -11,7 +11,7 @@ from model.image_encoder import ImageEncoder
 from model.build import build_esda
 from model.clip import CLIP
 from model.interactor import Interactor
-from model.losses import esda_losses
+from model.losses import EsdaLosses
 from model.mask_decoder import MaskDecoder
 from model.similarity import similarity_map
 from model.text_encoder import TextEmbedding, TextEncoder
@@ -49,7 +49,7 @@ def batch(model: ESDA, size: int = 2):
 
 
 def losses(output, target):
-    return esda_losses(output, target, last_block=True, last_weight=0.2, others_weight=0.1)
+    return EsdaLosses(last_block=True, last_weight=0.2, others_weight=0.1)(output, target)
 
 
 def test_vit_b16_at_480_px_has_the_published_number_of_parameters():

@@ -17,7 +17,7 @@ from model.build import build_esda, embed_names
 from model.clip import CLIP
 from model.clip_weights import ClipWeights, WeightsError
 from model.interactor import Interactor
-from model.losses import esda_losses, similarity_loss
+from model.losses import EsdaLosses, similarity_losses
 from model.released import our_name, released_name
 from model.text_encoder import TextEmbedding, TextEncoder
 from model.tokenizer import Tokenizer
@@ -94,7 +94,7 @@ def test_logits_loss_and_every_gradient_agree_with_the_reference(facts, tmp_path
     with torch.no_grad():
         text = model.text_encoder(ids)
     output = model(images, text)
-    loss = esda_losses(output, target, True, 0.2, 0.1, **loss_options).total
+    loss = EsdaLosses(True, 0.2, 0.1, **loss_options)(output, target).total
     loss.backward()
     logits, prior, after = reference(images, ids)
     expected = reference.loss(logits, prior, after, target)
@@ -130,7 +130,7 @@ def test_the_described_behaviour_has_not_moved():
     with torch.no_grad():
         text = model.text_encoder(ids)
         output = model(images, text)
-        losses = esda_losses(output, target, True, 0.2, 0.1)
+        losses = EsdaLosses(True, 0.2, 0.1)(output, target)
     found = [*losses, output.logits[0, 0, 0, 0], output.logits[1, 1, 17, 9], output.logits.abs().mean()]
     assert [value.item() for value in found] == pytest.approx(
         [0.8899317, 0.7072027, 0.6458759, 0.5355389, -0.0107045, 0.0530986, 0.0361383], abs=2e-5)
@@ -150,7 +150,7 @@ def test_a_switch_changes_what_it_should_and_nothing_else(fact, changes, tmp_pat
         model = ours(path, model_options).train()
         with torch.no_grad():
             output = model(images, model.text_encoder(ids))
-            losses = esda_losses(output, target, True, 0.2, 0.1, **loss_options)
+            losses = EsdaLosses(True, 0.2, 0.1, **loss_options)(output, target)
         found.append({"logits": output.logits, "prior": output.prior, "blocks": torch.stack([*output.blocks.values()]),
                       "main": losses.main, "last": losses.last, "others": losses.others})
     assert {what for what in found[0] if not torch.equal(found[0][what], found[1][what])} == changes
@@ -199,7 +199,7 @@ def test_released_sign_lowers_the_similarity_on_the_foreground():
     target = torch.zeros(1, 8, 8, dtype=torch.uint8)
     target[:, 2:5, 3:7] = 1
     s = torch.full((1, 1, 8, 8), 0.5, requires_grad=True)
-    similarity_loss(s, target, sign="released").backward()
+    similarity_losses(s, target, sign="released").sum().backward()
     assert (s.grad[target[:, None] == 1] > 0).all() and (s.grad[target[:, None] == 0] < 0).all()
 
 
@@ -210,8 +210,8 @@ def test_ignored_as_background_is_a_target_with_zeros_there(tmp_path):
         output = model(images, model.text_encoder(ids))
         by_hand = target.clone()
         by_hand[by_hand == 255] = 0
-        assert esda_losses(output, target, True, 0.2, 0.1, ignored="background") == esda_losses(
-            output, by_hand, True, 0.2, 0.1)
+        assert EsdaLosses(True, 0.2, 0.1, ignored="background")(output, target) == EsdaLosses(True, 0.2, 0.1)(
+            output, by_hand)
 
 
 def test_align_corners_puts_the_decoders_corners_in_the_corners(tmp_path):
@@ -257,7 +257,7 @@ def test_the_bare_name_is_what_the_text_encoder_reads():
         def __call__(self, ids):
             asked.extend(ids.tolist())
 
-    embed_names(Encoder(), ["tvmonitor"], load(Config, ROOT / "config/pascal/released.yaml").model.prompt)
+    embed_names(Encoder(), ["tvmonitor"], load(Config, ROOT / "config/pascal/released.yaml").model)
     assert asked == Tokenizer()("tvmonitor", 8).tolist()
 
 
@@ -319,9 +319,8 @@ def test_the_losses_of_training_are_those_of_the_config(tmp_path):
     model = ours(save(Reference(**TINY).fill(0), tmp_path / "released.pth"), options(())[0])
     chosen = {"esda": ("described", "ignore", False), "released": ("released", "background", True)}
     for arch, (sign, ignored, align_corners) in chosen.items():
-        assert train.losses_of(model, load(Config, ROOT / "config/pascal" / f"{arch}.yaml")).keywords == {
-            "last_block": True, "last_weight": 0.2, "others_weight": 0.1, "sign": sign, "ignored": ignored,
-            "align_corners": align_corners}
+        assert vars(train.losses_of(model, load(Config, ROOT / "config/pascal" / f"{arch}.yaml"))) == {
+            "last_weight": 0.2, "others_weight": 0.1, "sign": sign, "ignored": ignored, "align_corners": align_corners}
 
 
 # Names

@@ -86,6 +86,7 @@ class Train:
     epochs: int
     epoch_samples: int
     batch_size: int
+    micro_batch: int
     optimizer: Literal["sgd", "adamw", "muon"]
     lr: float
     muon_lr: float

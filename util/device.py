@@ -30,6 +30,11 @@ def autocast(device: torch.device, precision: str):
     return torch.autocast(device.type, torch.bfloat16)
 
 
+def computes_in_bf16(device: torch.device, precision: str) -> bool:
+    """Whether ``autocast`` of the same arguments does."""
+    return not isinstance(autocast(device, precision), contextlib.nullcontext)
+
+
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
@@ -46,6 +51,7 @@ def make_deterministic(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
     torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms first imports Inductor: a second
     torch.backends.cudnn.benchmark = False
 
@@ -54,5 +60,5 @@ def describe(device: torch.device, precision: str) -> str:
     """One line for logs and results: what this ran on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else (
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads")
-    bf16 = not isinstance(autocast(device, precision), contextlib.nullcontext)
-    return f"{name}, {'bf16 autocast' if bf16 else 'fp32'}, torch {torch.__version__}, Python {platform.python_version()}"
+    words = "bf16 autocast" if computes_in_bf16(device, precision) else "fp32"
+    return f"{name}, {words}, torch {torch.__version__}, Python {platform.python_version()}"

@@ -11,7 +11,7 @@ class MuonAdamW:
         matrices = [p for name, p in named if ".resblocks." in name and p.ndim == 2]
         rest = [p for name, p in named if not (".resblocks." in name and p.ndim == 2)]
         self.parts = [torch.optim.Muon(matrices, options.muon_lr, weight_decay=options.weight_decay),
-                      torch.optim.AdamW(rest, options.lr, weight_decay=options.weight_decay)]
+                      torch.optim.AdamW(rest, options.lr, weight_decay=options.weight_decay, fused=True)]
 
     @property
     def param_groups(self) -> list[dict]:
@@ -38,9 +38,9 @@ def make_optimizer(model: nn.Module, options):
     parameters = [p for p in model.parameters() if p.requires_grad]
     if options.optimizer == "sgd":
         optimizer = torch.optim.SGD(parameters, options.lr, momentum=options.momentum,
-                                    weight_decay=options.weight_decay)
+                                    weight_decay=options.weight_decay, fused=True)
     elif options.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(parameters, options.lr, weight_decay=options.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, options.lr, weight_decay=options.weight_decay, fused=True)
     else:
         optimizer = MuonAdamW(model, options)
     for group in optimizer.param_groups:
