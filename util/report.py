@@ -2,6 +2,7 @@
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from util import cost
 from util.config import Config, to_dict
@@ -26,7 +27,7 @@ def watch(predictions: Iterable[Prediction], chosen: list[Sample], kept: dict[Sa
 
 def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autocast, checkpoint: str, clip: str,
                extra: dict) -> dict:
-    """Test on the unseen classes and write results.json and pictures/unseen.png.
+    """Test on the unseen classes and write results.json, pictures/unseen.png and the panels it is made of.
 
     checkpoint: path of the tested weights ("" for none); clip: fingerprint of CLIP's weights; extra: further entries.
     """
@@ -39,11 +40,20 @@ def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autoc
         "gflops_per_image": round(cost.gflops_per_image(model, text, cfg.model.size, device, autocast), 4),
         "clip_fingerprint": clip, "code": code_version(), "command": shlex.join(["python", *sys.argv]),
         "machine": describe(device, cfg.precision), "config": to_dict(cfg),
+        "panels": {_panel_file(sample, data): sample.class_id for sample in kept},
     }
     run.write_json("results.json", results)
-    if kept:
-        run.write("pictures/unseen.png", png(sheet(panel(p, data.classes) for p in kept.values())))
+    panels = [panel(p, data.classes) for p in kept.values()]
+    for name, image in zip(results["panels"], panels):
+        run.write(f"pictures/{name}", png(image))
+    if panels:
+        run.write("pictures/unseen.png", png(sheet(panels)))
     return results
+
+
+def _panel_file(sample: Sample, data: FoldData) -> str:
+    """One name under every config; the list's line is in it because two folders may hold masks of the same name."""
+    return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}.png"
 
 
 def _test_names(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict[Sample, Prediction]]:

@@ -7,10 +7,10 @@ import numpy as np
 from util.evaluate import Prediction
 from util.folds import Classes
 from util.metric import IGNORE
+from util.panel import joined
 
 _GREEN, _RED, _GREY = (40, 200, 80), (235, 60, 60), (160, 160, 160)  # RGB
 _LEAST = 192  # px, the least height of a picture on the sheet
-_HEADS = ("image", "truth", "prior mask", "prediction")
 
 
 def _tint(image: np.ndarray, where: np.ndarray, colour) -> np.ndarray:
@@ -20,7 +20,7 @@ def _tint(image: np.ndarray, where: np.ndarray, colour) -> np.ndarray:
 
 
 def panel(p: Prediction, classes: Classes) -> np.ndarray:
-    """(H', 4 W', 3) uint8 RGB with the class name above."""
+    """(H', W', 3) uint8 RGB: the four pictures beside each other, as util/panel.py joins them."""
     height, width = p.mask.shape
     image = p.image.permute(1, 2, 0).numpy()[:p.inner[0], :p.inner[1]]
     factor = max(1, -(-_LEAST // height))
@@ -35,14 +35,7 @@ def panel(p: Prediction, classes: Classes) -> np.ndarray:
     prior = cv2.cvtColor(cv2.applyColorMap(prior, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     foreground = cv2.resize(p.evidence, size, interpolation=cv2.INTER_LINEAR) > 0
     pictures = [image, truth, prior, _tint(image, foreground, _RED)]
-    gap = np.full((size[1], 4, 3), 255, np.uint8)
-    row = np.hstack([part for picture in pictures for part in (picture, gap)][:-1])
-    head = np.full((26, row.shape[1], 3), 255, np.uint8)
-    name = classes.name(p.sample.class_id)
-    for k, text in enumerate(_HEADS):
-        cv2.putText(head, f"{name}: {text}" if k == 0 else text, (k * (size[0] + 4) + 3, 18),
-                    cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack([head, row])
+    return joined(pictures, classes.name(p.sample.class_id))
 
 
 def sheet(panels: Iterable[np.ndarray], columns: int = 2) -> np.ndarray:
