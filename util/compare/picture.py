@@ -23,29 +23,29 @@ def bars(table: Table, groups: list[Group]) -> np.ndarray:
     classes = _classes_by_fold(groups)
     colours = _colours(table, groups)
     names = {c: name for group in reversed(groups) for r in group.results for c, name in r.names.items()}
-    left = max(_width(names[c]) for column in classes.values() for c in column) + 10
+    left = max(text_width(names[c]) for column in classes.values() for c in column) + 10
     width = left + 100 * _SCALE + _VALUE
     height = _GAP + _BAR * len(groups)
     rows = max(len(column) for column in classes.values())
     labels = [_label(table, group, groups) for group in groups]
     title = f"{table.dataset}, {groups[0].first.protocol}: IoU by unseen class, 0 to 100"
     top = _MARGIN + _LINE * (len(groups) + 2)
-    across = max(len(classes) * width, 30 + max(map(_width, (title, *labels))))
+    across = max(len(classes) * width, 30 + max(map(text_width, (title, *labels))))
     picture = np.full((top + rows * height + _MARGIN, 2 * _MARGIN + across, 3), 255, np.uint8)
-    _write(picture, title, _MARGIN, _MARGIN + 14)
+    write_text(picture, title, _MARGIN, _MARGIN + 14)
     for k, (label, colour) in enumerate(zip(labels, colours), 1):
         y = _MARGIN + k * _LINE
         cv2.rectangle(picture, (_MARGIN, y + 2), (_MARGIN + 20, y + 15), colour, -1)
-        _write(picture, label, _MARGIN + 30, y + 14)
+        write_text(picture, label, _MARGIN + 30, y + 14)
     for k, (fold, column) in enumerate(classes.items()):
         x = _MARGIN + k * width
-        _write(picture, f"fold {fold}", x + left, top - 8)
+        write_text(picture, f"fold {fold}", x + left, top - 8)
         for percent in (0, 25, 50, 75, 100):
             at = x + left + percent * _SCALE
             cv2.line(picture, (at, top), (at, top + len(column) * height), _RULE, 1)
         for row, class_id in enumerate(column):
             y = top + row * height + _GAP // 2
-            _write(picture, names[class_id], x, y + _BAR * len(groups) // 2 + 5)
+            write_text(picture, names[class_id], x, y + _BAR * len(groups) // 2 + 5)
             _class_bars(picture, x + left, y, fold, class_id, table, groups, colours)
     return picture
 
@@ -66,7 +66,7 @@ def _class_bars(picture, zero: int, y: int, fold: int, class_id: int, table: Tab
             at = zero + round(reference * _SCALE)
             cv2.line(picture, (at, down), (at, down + _BAR - 1), _INK, 1)
             end = max(end, at)
-        _write(picture, text, end + 5, down + _BAR - 3, 0.42)
+        write_text(picture, text, end + 5, down + _BAR - 3, 0.42)
 
 
 def _classes_by_fold(groups: list[Group]) -> dict[int, list[int]]:
@@ -84,16 +84,21 @@ def _colours(table: Table, groups: list[Group]) -> list[tuple[int, int, int]]:
 
 
 def _label(table: Table, group: Group, groups: list[Group]) -> str:
-    first = group.first
-    alike = [g for g in groups if g.first.arch == first.arch]
-    return (first.arch + (f", selected by {first.selection}" if len(alike) > 1 else "")
-            + (" (baseline)" if first.arch == table.baseline else "") + (", partial" if group.partial else "")
-            + f": mean {group.mean():.1f}")
+    return (name_among(groups, group) + (" (baseline)" if group.first.arch == table.baseline else "")
+            + (", partial" if group.partial else "") + f": mean {group.mean():.1f}")
 
 
-def _width(text: str) -> int:
+def name_among(groups: list[Group], group: Group) -> str:
+    """The group's arch, with its selection where another of the groups has that arch too."""
+    alike = [g for g in groups if g.first.arch == group.first.arch]
+    return group.first.arch + (f", selected by {group.first.selection}" if len(alike) > 1 else "")
+
+
+def text_width(text: str) -> int:
+    """In pixels, at the size that :func:`write_text` has unless told."""
     return cv2.getTextSize(text, _FONT, _SIZE, 1)[0][0]
 
 
-def _write(picture, text: str, x: int, y: int, size: float = _SIZE) -> None:
+def write_text(picture: np.ndarray, text: str, x: int, y: int, size: float = _SIZE) -> None:
+    """Write on a (H, W, 3) uint8 picture, from ``x`` on, above ``y``."""
     cv2.putText(picture, text, (x, y), _FONT, size, _INK, 1, cv2.LINE_AA)

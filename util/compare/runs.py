@@ -37,6 +37,7 @@ class Result:
     seconds: float | None      # of training
     options: dict              # flat
     clip: str                  # fingerprint of CLIP's weights
+    panels: dict[Path, int]    # files of util/panel.py: the class named; {} where another epoch than this was drawn
     raw: dict                  # the whole of results.json
 
 
@@ -74,6 +75,8 @@ def read(file: Path, select: str | None = None) -> Result:
             _need(raw, f"selections.{rule}.protocol", file)
     selection, scores = _selected(raw, select, file)
     origin, ids = raw.get("trained_on", {}), raw["class_ids"]
+    drawn = scores is raw or scores.get("epoch") == raw.get("best_epoch")
+    panels = {file.parent / "pictures" / name: c for name, c in raw.get("panels", {}).items()} if drawn else {}
     return Result(
         folder=file.parent, **{key: raw[key] for key in ("dataset", "arch", "fold", "folds", "protocol", "samples")},
         seed=origin.get("seed", raw["config"]["seed"]), selection=selection, trained_on=_trained_on(raw),
@@ -83,7 +86,8 @@ def read(file: Path, select: str | None = None) -> Result:
         selections={rule: s["miou"] for rule, s in raw.get("selections", {selection: scores}).items()
                     if s["protocol"] == raw["protocol"]},
         parameters=(raw["parameters"]["trainable"], raw["parameters"]["total"]), gflops=raw["gflops_per_image"],
-        seconds=raw.get("training_seconds"), options=flat(raw["config"]), clip=raw["clip_fingerprint"], raw=raw)
+        seconds=raw.get("training_seconds"), options=flat(raw["config"]), clip=raw["clip_fingerprint"],
+        panels={path: c for path, c in panels.items() if path.is_file()}, raw=raw)
 
 
 def _need(raw, key: str, file: Path):
