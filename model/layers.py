@@ -23,7 +23,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     if mask is None:
         hidden = q.new_zeros(1, 1, 1)
     else:  # adding it within the product saves a pass over the scores
-        mask = mask.expand(*heads, *mask.shape[2:]).flatten(0, 1)
+        mask = mask[None] if mask.ndim == 2 else mask.expand(*heads, *mask.shape[2:]).flatten(0, 1)
         hidden = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))                            # (B heads, N, C/heads)
     scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=width ** -0.5)
@@ -33,7 +33,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 class Attention(nn.Module):
     """Multi-head self-attention under the parameter names of ``nn.MultiheadAttention``, as in CLIP's weights.
 
-    ``mask`` is boolean and broadcasts to (B, heads, N, N); True lets a query (row) see a key (column).
+    ``mask`` is boolean, of two or four dimensions, and broadcasts to (B, heads, N, N); True lets a query (row) see a key
+    (column).
     """
 
     def __init__(self, width: int, heads: int):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from model.esda import Segmentation
 from model.losses import EsdaLosses, prototype, similarity_losses
 from model.similarity import similarity_map
+from model.upsample import upsample
 
 PAPER = EsdaLosses(last_block=True, last_weight=0.2, others_weight=0.1)
 
@@ -88,3 +89,20 @@ def test_prototype_is_the_mean_under_the_mask():
     expected = patches[0, [0, 1, 4, 5]].mean(0)
     assert torch.allclose(prototype(patches, t)[0], expected, atol=1e-4)
     assert torch.equal(prototype(patches, torch.zeros_like(t)), torch.zeros(1, 5))
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_upsampling_is_torchs_bilinear(align_corners):
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, 5, 7)
+    expected = F.interpolate(maps, size=(24, 40), mode="bilinear", align_corners=align_corners)
+    assert torch.allclose(upsample(maps, (24, 40), align_corners), expected, atol=1e-5)
+
+
+def test_the_losses_of_parts_add_up_to_those_of_the_whole():
+    out, t = output(), target()
+    whole, pixels = PAPER(out, t), PAPER.pixels(t)
+    parts = [PAPER(Segmentation(out.logits[k:k + 1], out.prior[k:k + 1], out.patches[k:k + 1],
+                                {i: b[k:k + 1] for i, b in out.blocks.items()}), t[k:k + 1], pixels) for k in (0, 1)]
+    for name in whole._fields:
+        assert sum(getattr(part, name) for part in parts).item() == pytest.approx(getattr(whole, name).item(), rel=1e-6)

@@ -1,15 +1,23 @@
 """IoU and AUC against arithmetic done by hand and against brute force."""
 import numpy as np
 import pytest
+import torch
 
-from util.metric import Confusion, Tally, auc, harmonic
+from util.metric import Confusion, Counts, Tally, auc, count, harmonic
 
 
 def tally_of(class_ids, *samples) -> Tally:
     tally = Tally(class_ids)
     for prediction, target, class_id in samples:
-        tally.add(np.array(prediction), np.array(target, np.uint8), class_id)
+        tally.add(counts(prediction, target, class_id), class_id)
     return tally
+
+
+def counts(prediction, target, class_id: int) -> Counts:
+    """Of a target of 0, 1 and 255, which becomes a mask of ids."""
+    mask = torch.tensor(np.array(target, np.uint8))
+    mask[mask == 1] = class_id
+    return Counts(*count(torch.tensor(np.array(prediction, bool)), mask, class_id).tolist())
 
 
 def test_one_sample_by_hand():
@@ -56,14 +64,10 @@ def test_perfect_and_all_wrong():
     assert (wrong.miou, wrong.fb_iou) == (0, 0)
 
 
-def test_prediction_may_be_bool_or_numbers_and_stays_as_it_was():
-    target = np.array([[1, 0, 255]], np.uint8)
-    prediction = np.array([[True, True, True]])
-    as_bool, as_int = tally_of((1,), (prediction, target, 1)), tally_of((1,), (prediction.astype(np.uint8), target, 1))
-    assert as_bool.per_class() == as_int.per_class() == {1: 0.5}
-    tally = Tally((1,))
-    tally.add(prediction, target, 1)
-    assert prediction.all() and target.tolist() == [[1, 0, 255]]
+def test_counting_leaves_prediction_and_mask_as_they_were():
+    prediction, mask = torch.tensor([[True, True, True]]), torch.tensor([[3, 0, 255]], dtype=torch.uint8)
+    assert count(prediction, mask, 3).tolist() == [1, 2, 1, 2]
+    assert prediction.all() and mask.tolist() == [[3, 0, 255]]
 
 
 def test_against_confusion_matrices_on_random_data():
@@ -74,7 +78,7 @@ def test_against_confusion_matrices_on_random_data():
     for _ in range(40):
         shape, c = rng.integers(1, 12, 2), int(rng.choice(ids))
         target, guess = rng.choice([0, 1, 255], shape, p=[0.6, 0.3, 0.1]).astype(np.uint8), rng.random(shape) < 0.4
-        tally.add(guess, target, c)
+        tally.add(counts(guess, target, c), c)
         for t, g in zip(target.ravel(), guess.ravel()):
             if t != 255:
                 matrix[c][int(t), int(g)] += 1

@@ -11,6 +11,7 @@ from model.image_encoder import ImageEncoder
 from model.build import build_esda
 from model.clip import CLIP
 from model.interactor import Interactor
+from model.layers import attend
 from model.losses import EsdaLosses
 from model.mask_decoder import MaskDecoder
 from model.similarity import similarity_map
@@ -218,3 +219,47 @@ def test_the_value_path_lets_no_patch_hear_of_another():
             assert torch.equal(before, after) == unmoved
     plain = ClipPrior(clip, 0.5, [0.5] * 3, [0.5] * 3)(images, text).patches
     torch.testing.assert_close(plain, clip.visual((images / 255 - 0.5) / 0.5)[:, 1:])
+
+
+@pytest.mark.parametrize("mask", ["none", "keys", "causal"])
+def test_attention_in_bf16_on_a_cpu_is_attention(mask):
+    """The plain products against torch's kernel in fp32: outputs and gradients as near as bf16 can be."""
+    torch.manual_seed(0)
+    qkv = torch.randn(3, 2, 4, 33, 16)
+    masks = {"none": None, "keys": torch.rand(2, 1, 1, 33) < 0.7, "causal": torch.ones(33, 33, dtype=torch.bool).tril()}
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        parts = [x.to(dtype).requires_grad_() for x in qkv]
+        out = attend(*parts, masks[mask])
+        (out.float() * torch.linspace(0, 1, 16)).sum().backward()
+        found.append([out, *(x.grad for x in parts)])
+    for exact, fast in zip(*found):
+        assert (fast.float() - exact).abs().max() < 0.03 * exact.abs().max()
+
+
+def test_frozen_weights_held_in_bf16_change_no_number():
+    model = tiny_esda().train()
+    images, text, target = batch(model)
+    found = []
+    for hold in (False, True):
+        if hold:
+            model.hold_frozen(torch.bfloat16)
+            assert model.image_encoder.transformer.resblocks[0].mlp.c_fc.weight.dtype == torch.bfloat16
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = model(images, text)
+        loss = losses(output, target).total
+        gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+        found.append([output.logits, loss, *gradients])
+        assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+
+
+def test_padding_dropped_or_hidden_is_the_same():
+    model = tiny_esda().eval()
+    images, text, _ = batch(model)
+    longest = int(text.valid.sum(1).max())
+    assert longest < text.tokens.shape[1]
+    short = TextEmbedding(text.cls, text.tokens[:, :longest], text.valid[:, :longest])
+    with torch.no_grad():
+        assert torch.allclose(model(images, short).logits, model(images, text).logits, atol=1e-6)

@@ -10,10 +10,9 @@ from torch import Tensor
 from util.dataset import EvalBatch
 from util.folds import Classes
 from util.loader import Loader
-from util.metric import IGNORE, Tally, auc
+from util.metric import IGNORE, Counts, Tally, auc, count
 from util.progress import progress
 from util.samples import Sample
-from util.transform import binary_target
 
 
 class Prediction(NamedTuple):
@@ -22,8 +21,9 @@ class Prediction(NamedTuple):
     image: Tensor           # (3, S, S) uint8 as the network saw it, padding included
     inner: tuple[int, int]  # (height, width) of S x S that the image fills
     mask: np.ndarray        # (H, W) uint8 of class ids
-    evidence: np.ndarray    # (H, W) float32: foreground minus background logit; foreground where positive
-    prior: Tensor           # (1, h, h) in 0..1
+    evidence: Tensor        # (H, W) float32, on the device: foreground minus background logit; foreground where positive
+    prior: Tensor           # (1, h, h) in 0..1, on the device
+    counts: Counts          # what the evidence got right of the sample's class
 
 
 @torch.inference_mode()
@@ -50,9 +50,11 @@ def _predict_batch(model, text, batch: EvalBatch, device, autocast, asked) -> li
     with autocast:
         output = model(batch.images.to(device, non_blocking=True), text[rows])
     evidence = output.logits[:, 1] - output.logits[:, 0]                     # (B, S, S)
-    return [Prediction(sample, image, inner, mask, batch.back(e, inner, mask.shape).cpu().numpy(), prior.cpu())
-            for sample, image, inner, mask, e, prior
-            in zip(batch.samples, batch.images, batch.inner, batch.masks, evidence, output.prior)]
+    evidence = [batch.back(e, inner, mask.shape) for e, inner, mask in zip(evidence, batch.inner, batch.masks)]
+    counts = torch.stack([count(e > 0, torch.from_numpy(mask).to(device, non_blocking=True), sample.class_id)
+                          for e, mask, sample in zip(evidence, batch.masks, batch.samples)])
+    return [Prediction(*parts, Counts(*numbers)) for *parts, numbers in zip(
+        batch.samples, batch.images, batch.inner, batch.masks, evidence, output.prior, counts.tolist())]
 
 
 def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], classes: Classes, protocol: str,
@@ -69,14 +71,14 @@ def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], clas
     times = [Counter(draw) for draw in draws] if draws else None
     tallies, areas, count = [Tally(class_ids) for _ in draws or [None]], [], 0
     for p in predictions:
-        found, target = p.evidence > 0, binary_target(p.mask, p.sample.class_id)
         weights = [counter[p.sample] for counter in times] if times else [1]
         count += weights[0]
         for tally, weight in zip(tallies, weights):
-            tally.add(found, target, p.sample.class_id, weight)
+            tally.add(p.counts, p.sample.class_id, weight)
         if name_auc:
-            named = p.evidence[p.mask == p.sample.class_id]
-            others = p.evidence[(p.mask != p.sample.class_id) & (p.mask != 0) & (p.mask != IGNORE)]
+            evidence = p.evidence.cpu().numpy()
+            named = evidence[p.mask == p.sample.class_id]
+            others = evidence[(p.mask != p.sample.class_id) & (p.mask != 0) & (p.mask != IGNORE)]
             if len(named) and len(others):
                 areas += [auc(named, others)] * weights[0]
     mious = [100 * tally.miou for tally in tallies]

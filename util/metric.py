@@ -1,7 +1,26 @@
 """IoU as the field counts it: intersections and unions summed over all samples of a class, divided once."""
+from typing import NamedTuple
+
 import numpy as np
+import torch
+from torch import Tensor
 
 IGNORE = 255
+
+
+class Counts(NamedTuple):
+    """Pixels of one sample that do not bear label 255: rightly found, found, of the class, and all."""
+    hit: int
+    guessed: int
+    true: int
+    pixels: int
+
+
+def count(prediction: Tensor, mask: Tensor, class_id: int) -> Tensor:
+    """The Counts (4,) int64, on the tensors' device. prediction (H, W) bool; mask (H, W) uint8 of class ids and 255."""
+    counted, truth = mask != IGNORE, mask == class_id
+    guess = prediction & counted
+    return torch.stack([part.count_nonzero() for part in (guess & truth, guess, truth, counted)])
 
 
 class Tally:
@@ -16,17 +35,11 @@ class Tally:
         self.union = {c: 0 for c in class_ids}
         self.both = np.zeros((2, 2), np.int64)  # rows background, foreground; columns intersection, union
 
-    def add(self, prediction: np.ndarray, target: np.ndarray, class_id: int, times: int = 1) -> None:
-        """prediction (H, W) bool or 0/1; target (H, W) of 0, 1 and 255, of which 255 counts nowhere.
-
-        times: how often the sample was drawn.
-        """
+    def add(self, counts: Counts, class_id: int, times: int = 1) -> None:
+        """times: how often the sample was drawn."""
         if not times:
             return
-        counted = target != IGNORE
-        guess, truth = prediction.astype(bool) & counted, target == 1
-        hit = int(np.count_nonzero(guess & truth))
-        guessed, true, pixels = (int(np.count_nonzero(a)) for a in (guess, truth, counted))
+        hit, guessed, true, pixels = counts
         union = guessed + true - hit
         self.intersection[class_id] += times * hit
         self.union[class_id] += times * union

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import cv2
 import numpy as np
+import torch
 
 from model.clip_weights import WeightsError, read_clip
 from util import config as configuration
@@ -15,7 +16,7 @@ from util.errors import run_main
 from util.evaluate import Prediction, evaluate
 from util.fold_data import FoldData
 from util.folds import FOLDS
-from util.metric import IGNORE
+from util.metric import IGNORE, Counts, count
 
 
 def patch_labels(mask: np.ndarray, class_id: int, patch: int) -> np.ndarray:
@@ -34,7 +35,9 @@ def any_object(mask: np.ndarray) -> np.ndarray:
 def predictions(data: FoldData, evidence_of) -> Iterator[Prediction]:
     for batch in data.loader(data.draws()[0]):
         for sample, image, inner, mask in zip(batch.samples, batch.images, batch.inner, batch.masks):
-            yield Prediction(sample, image, inner, mask, evidence_of(mask, sample.class_id), None)
+            evidence = torch.from_numpy(evidence_of(mask, sample.class_id))
+            counts = Counts(*count(evidence > 0, torch.from_numpy(mask), sample.class_id).tolist())
+            yield Prediction(sample, image, inner, mask, evidence, None, counts)
 
 
 def main() -> None:
