@@ -108,8 +108,22 @@ class ESDA(nn.Module):
             logits = self.segment(Begun(tokens, {}), text[names.repeat(len(images))], images.shape[2:]).logits
             yield (logits[:, 1] - logits[:, 0]).unflatten(0, (len(images), len(names)))
 
-    def presence(self, images: Tensor, text: TextEmbedding) -> Tensor:
-        """(B, K) log-probabilities that CLIP alone gives the names, as in its zero-shot classification of an image."""
-        names = F.normalize(text.cls.float(), dim=-1)
-        match = self.image_encoder.clip_image(self.normalise(images)) @ names.T
-        return (self.logit_scale * match).log_softmax(dim=-1)
+    def clip_patches(self, images: Tensor) -> Tensor:
+        """uint8 RGB (B, 3, S, S) to CLIP's own patch embeddings, (B, n, D) unit vectors."""
+        return self.image_encoder.clip_patches(self.normalise(images))
+
+    def presence(self, patches: Tensor, evidence: Tensor, text: TextEmbedding, first: int) -> Tensor:
+        """How sure CLIP alone is that what was found under a name is of that name and of no other.
+
+        patches (B, n, D): clip_patches; evidence (B, k, S, S): logits of the k names of ``text`` from ``first`` on. Each
+        name's region, its patches weighted by how much foreground they are, is classified among all K names as CLIP
+        classifies an image. Returns log-probabilities (B, k).
+        """
+        side = round(patches.shape[1] ** 0.5)
+        found = F.adaptive_avg_pool2d(evidence.float().sigmoid(), side).flatten(2)   # (B, k, n)
+        with torch.autocast(evidence.device.type, enabled=False):
+            regions = F.normalize(found @ patches, dim=-1)                           # (B, k, D)
+            match = regions @ F.normalize(text.cls.float(), dim=-1).T                # (B, k, K)
+        own = match.new_tensor(range(first, first + match.shape[1]), dtype=torch.long)
+        likely = (self.logit_scale * match).log_softmax(dim=-1)
+        return likely.gather(2, own.expand(len(likely), -1)[..., None])[..., 0]

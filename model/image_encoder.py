@@ -97,6 +97,6 @@ class ImageEncoder(VisionTransformer):
             blocks[i] = y[:, 1:]
         return y
 
-    def clip_image(self, images: Tensor) -> Tensor:
-        """What CLIP alone says of the images, no text and no branch having touched them: (B, D) unit vectors."""
-        return F.normalize(self.project(VisionTransformer.forward(self, images)[:, 0]).float(), dim=-1)
+    def clip_patches(self, images: Tensor) -> Tensor:
+        """Patches as CLIP alone embeds them, no text and no branch having touched them: (B, n, D) unit vectors."""
+        return F.normalize(self.project(VisionTransformer.forward(self, images)[:, 1:]).float(), dim=-1)

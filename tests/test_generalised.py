@@ -41,15 +41,22 @@ def test_sharing_the_blocks_before_the_text_changes_no_number(model_and_text, ch
 
 
 @torch.inference_mode()
-def test_presence_is_clips_own_verdict(model_and_text, tiny_clip):
+def test_presence_is_clips_own_verdict_on_the_region(model_and_text, tiny_clip):
+    """A name found in two patches and in nothing else: these two, averaged and classified by CLIP."""
     from model.clip_weights import build_clip, read_clip
     model, text = model_and_text
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
-    presence = model.presence(images, text)
     clip = build_clip(read_clip(tiny_clip), 64).eval()
-    cosine = clip.encode_image(model.normalise(images)) @ torch.nn.functional.normalize(text.cls, dim=-1).T
-    torch.testing.assert_close(presence, (clip.logit_scale.exp() * cosine).log_softmax(-1), rtol=1e-4, atol=1e-4)
-    assert presence.exp().sum(-1).tolist() == pytest.approx([1, 1], abs=1e-4)
+    patches = torch.nn.functional.normalize(clip.visual.project(clip.visual(model.normalise(images))[:, 1:]), dim=-1)
+    side = round(patches.shape[1] ** 0.5)
+    size = 64 // side
+    evidence = torch.full((2, 3, 64, 64), -50.0)
+    evidence[:, :, :size, :2 * size] = 50.0                      # the first two patches
+    found = model.presence(model.clip_patches(images), evidence, text, first=4)
+    names = torch.nn.functional.normalize(text.cls, dim=-1)
+    region = torch.nn.functional.normalize(patches[:, 0] + patches[:, 1], dim=-1)
+    expected = (clip.logit_scale.exp() * region @ names.T).log_softmax(-1)[:, 4:7]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
 
 
 class Known(torch.nn.Module):
@@ -65,18 +72,21 @@ class Known(torch.nn.Module):
         for first in range(0, 3, chunk):
             yield evidence[:, first:first + chunk]
 
-    def presence(self, images, text):
-        return torch.tensor([[-1.0, -1.0, self.absent]]).expand(len(images), 3)
+    def clip_patches(self, images):
+        return images
+
+    def presence(self, patches, evidence, text, first):
+        return torch.tensor([[0.0, 0.0, self.absent]])[:, first:first + evidence.shape[1]]
 
 
-@pytest.mark.parametrize("absent, weight, third", [(-1.0, 1.0, 3), (-2.5, 0.5, 3), (-2.5, 1.0, 3), (-4.0, 1.0, 0), (-4.0, 0.0, 3)])
+@pytest.mark.parametrize("absent, weight, third", [(0.0, 1.0, 3), (-1.5, 0.5, 3), (-1.5, 1.0, 3), (-3.0, 1.0, 0), (-3.0, 0.0, 3)])
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_a_name_that_is_not_in_the_image_must_make_up_for_it(absent, weight, third, chunk):
     """Name 3's evidence of 2 less what its absence costs: above 1 it takes all three rows, above 0 the third alone."""
     batch = EvalBatch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(4, 4)], [np.zeros((4, 4), np.uint8)], [Sample(0, 0)], unfit)
     text = type("Text", (), {"cls": torch.zeros(3, 2)})
     (labels, _), = label_images(Known(absent), text, [batch], torch.device("cpu"), nullcontext(), weight, chunk, "test")
-    left = 2 + weight * (absent + 1)  # of name 3
+    left = 2 + weight * absent  # of name 3
     top = [3, 3, 3, 3] if left > 1 else [1, 1, 2, 2]
     assert labels.tolist() == [top, top, [third] * 4, [0] * 4]
 

@@ -19,10 +19,10 @@ def label_images(model, text, loader: Loader, device, autocast, presence: float,
                  label: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(labels (H, W) of 0..K, mask (H, W)) of each image at its original size.
 
-    The evidence of a name is its foreground minus background logit plus ``presence`` times how much less likely than
-    the likeliest name CLIP finds it in the whole image (log-probabilities, 0 at the most): the model was trained to
-    find a name that is there, and without this an absent one lights up somewhere. A pixel gets the name with the
-    strongest evidence, or background where none is positive.
+    The evidence of a name is its foreground minus background logit plus ``presence`` times the log-probability, by CLIP
+    alone, that the region found under it is of that name (ESDA.presence): the model was trained to find a name that is
+    there, and without this an absent one lights up somewhere. A pixel gets the name with the strongest evidence, or
+    background where none is positive.
 
     Args:
         model: an ESDA; text: the embeddings of all K names, row = class id - 1, on ``device``.
@@ -35,11 +35,10 @@ def label_images(model, text, loader: Loader, device, autocast, presence: float,
         for batch in progress(loader, label):
             images = batch.images.to(device, non_blocking=True)
             with autocast:
-                likely = model.presence(images, text).float()                # (B, K)
-                bias = presence * (likely - likely.amax(1, keepdim=True))    # (B, K), at most 0
-                best = _Strongest(batch, device)
+                patches, best = model.clip_patches(images), _Strongest(batch, device)
                 for first, evidence in _chunks(model, images, text, chunk or chunk_of(model, images, count)):
-                    best.add(first, evidence + bias[:, first:first + evidence.shape[1], None, None])
+                    likely = model.presence(patches, evidence, text, first)  # (B, k), at most 0
+                    best.add(first, evidence + presence * likely[..., None, None])
             yield from zip((labels.cpu().numpy() for labels in best.labels), batch.masks)
     finally:
         model.train(was_training)
