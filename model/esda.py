@@ -73,23 +73,25 @@ class ESDA(nn.Module):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: tensor for name, tensor in self.state_dict().items() if name in trained}
 
-    def forward(self, images: Tensor, text: TextEmbedding, keep: Tensor | None = None) -> Segmentation:
+    def forward(self, images: Tensor, text: TextEmbedding, keep: Tensor | None = None,
+                heard: TextEmbedding | None = None) -> Segmentation:
         """images (B, 3, S, S) uint8 RGB; text: the embeddings of the B names to look for, one an image.
 
         keep: the decoder's dropout (MaskDecoder.draw); None: drawn where it is wanted.
+        heard: the text as it reaches the interactor, noisy in training; None: ``text``.
         """
-        return self.segment(self.image_encoder.begin(self.normalise(images)), text, images.shape[2:], keep)
+        return self.segment(self.image_encoder.begin(self.normalise(images)), text, images.shape[2:], keep, heard)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 RGB to what CLIP was trained on."""
         return (images / 255 - self.pixel_mean) / self.pixel_std
 
     def segment(self, begun: Begun, text: TextEmbedding, size: tuple[int, int],
-                keep: Tensor | None = None) -> Segmentation:
+                keep: Tensor | None = None, heard: TextEmbedding | None = None) -> Segmentation:
         """From B images that have met no text yet to the masks of B names, at the input's ``size``."""
         embedding = self.image_encoder.finish(begun, text.cls)
         prior = similarity_map(embedding.patches, embedding.text)            # (B, 1, h, h)
-        patches = self.interactor(text, embedding.image, embedding.patches)  # (B, n, C)
+        patches = self.interactor(heard or text, embedding.image, embedding.patches)  # (B, n, C)
         logits = self.decoder(patches, prior, keep)                          # (B, 2, h, h)
         logits = upsample(logits, size, self.align_corners)                  # (B, 2, S, S)
         return Segmentation(logits, prior, embedding.patches, embedding.blocks)

@@ -77,11 +77,10 @@ def _gradients(model, wrapped, losses_of, text, batch: TrainBatch, options, devi
     for first in range(0, mine, size):
         part = slice(first, first + size)
         named = text[rows[part]]
-        if noise is not None:
-            named = named.noisy(options.text_noise, noise[part])
+        heard = named if noise is None else named.noisy(options.text_noise, noise[part])
         with processes.gradients_wait(wrapped, first + size < mine):
             with autocast:
-                output = wrapped(images[part], named, keep[part])
+                output = wrapped(images[part], named, keep[part], heard)
             losses = losses_of(output, targets[part], pixels)
             (losses.total * processes.count).backward()  # gradients are averaged over processes
         total += torch.stack(losses).detach()
