@@ -11,7 +11,7 @@ from model.clip_weights import ClipWeights, WeightsError
 from model.whole import whole_of
 from util import checkpoint
 from util.config import Config, from_command_line
-from util.device import autocast, make_deterministic, pick_device
+from util.device import autocast, make_deterministic, pick_device, require_compiler
 from util.errors import UserError, run_main
 from util.fold_data import FoldData
 from util.report import final_test, table, trained_on, where
@@ -60,6 +60,9 @@ def main() -> int:
     model, clip = build_model(cfg.model, carried)
     extra = load_weights(model, saved, cfg, clip.fingerprint)
     text = embed_names(model.text_encoder, data.classes.names, cfg.model).to(device)
+    if cfg.compile and cfg.model.kind == "esda":
+        require_compiler()
+        model.compile_blocks()
     run = Run.start(cfg, suffix="-test")
     results = final_test(model.to(device), text, data, cfg, run, device, autocast(device, cfg.precision), cfg.weights,
                          clip.fingerprint, extra)
