@@ -86,7 +86,7 @@ class ESDA(nn.Module):
 
         By block, not whole: the blocks are alike, so that a few compilations serve all of them.
         """
-        torch._dynamo.config.recompile_limit = 32  # by image encoder and interactor, training and evaluation, and length
+        torch._dynamo.config.recompile_limit = 32  # by part, training or evaluation, and length
         for block in self._blocks():
             block.compile()
 

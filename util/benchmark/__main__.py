@@ -32,10 +32,10 @@ ROUNDS = {"cpu": 3, "cuda": 20}
 def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m util.benchmark", description=__doc__.partition("\n")[0])
     parser.add_argument("--what", type=_some_of(WHAT), default=WHAT, metavar="A,B", help=f"default: {','.join(WHAT)}. "
-                        "ladder: each fast path of training and evaluation by itself; memory: the largest batch of cards")
+                        "ladder: each fast path of training and evaluation by itself; memory: the largest batches")
     parser.add_argument("--sizes", type=_counts, metavar="PX,PX", help="default: the config's")
-    parser.add_argument("--precisions", type=_some_of(PRECISIONS), metavar="A,B", help="of the fast mode, of fp32, tf32, "
-                        "bf16, the last for the ladder; default: fp32 and what the device is fast in")
+    parser.add_argument("--precisions", type=_some_of(PRECISIONS), metavar="A,B", help="of the fast mode (fp32, tf32, "
+                        "bf16), the last for the ladder; default: fp32 and what the device is fast in")
     parser.add_argument("--batches", type=_counts, metavar="N,N", help="images in a training step")
     parser.add_argument("--eval-batches", type=_counts, metavar="N,N", help="images at once in evaluation")
     parser.add_argument("--names", type=_count, default=8, metavar="N", help="class names, default: 8")
@@ -84,8 +84,8 @@ def plan(options: argparse.Namespace) -> Plan:
         raise UserError("--precisions tf32: only CUDA has it; choose fp32 and bf16")
     train, test = (1, 2) if options.quick else IMAGES[device.type]
     return Plan(configs, device, options.what, precisions, options.batches or [train], options.eval_batches or [test],
-                (8, 16) if options.quick else MEMORY[device.type], options.names, options.compile, options.rounds or (1 if options.quick else ROUNDS[device.type]),
-                options.quick)
+                (8, 16) if options.quick else MEMORY[device.type], options.names, options.compile,
+                options.rounds or (1 if options.quick else ROUNDS[device.type]), options.quick)
 
 
 def main() -> None:

@@ -44,8 +44,9 @@ def measure(subject: Subject, precision: str, recomputed: bool, batches: tuple[i
         for images in batches:
             points[images] = peak_bytes(Work(TRAIN, subject, images).call(variant), variant, subject.device)
     line = Line.through(points)
-    return {"device": str(subject.device), "precision": precision, "checkpoint_blocks": recomputed, "measured": points, "fixed": line.fixed,
-            "image": line.image, "largest": {str(gb): line.largest(gb * GIB - RESERVED) for gb in CARDS}}
+    return {"device": str(subject.device), "precision": precision, "checkpoint_blocks": recomputed,
+            "measured": points, "fixed": line.fixed, "image": line.image,
+            "largest": {str(gb): line.largest(gb * GIB - RESERVED) for gb in CARDS}}
 
 
 @contextlib.contextmanager

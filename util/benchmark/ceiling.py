@@ -1,4 +1,4 @@
-"""The machine's ceiling: the rate of a large square matrix product, measured; and the operations of any piece of work."""
+"""The rate of a large square matrix product, this machine's ceiling; and how many operations a piece of work takes."""
 import contextlib
 import time
 from collections.abc import Callable
@@ -9,19 +9,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from util.benchmark.timing import synchronise
 
-SECONDS = 1.0                          # of products, of which the fastest counts
 SIDES = {"cpu": 2048, "cuda": 8192}    # large enough for the full rate: 17 and 1,100 GFLOP
 
 
-def ceiling(device: torch.device, precision: str, side: int | None = None) -> float:
-    """FLOP/s of the fastest square matmul in one second; precision fp32, tf32 or bf16."""
-    side = side or SIDES[device.type]
+def ceiling(device: torch.device, precision: str, seconds: float) -> float:
+    """FLOP/s of the fastest square matmul within some seconds; precision fp32, tf32 or bf16."""
+    side = SIDES[device.type]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best, end = 0.0, time.perf_counter() + SECONDS
+    best, end = 0.0, None
     with multiplying_in(precision), torch.inference_mode():
         a @ b
-        while time.perf_counter() < end:
+        while end is None or time.perf_counter() < end:
+            end = end or time.perf_counter() + seconds
             synchronise(device)
             start = time.perf_counter()
             a @ b

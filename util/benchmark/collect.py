@@ -17,7 +17,9 @@ from util.run import code_version
 
 
 class Plan(NamedTuple):
-    """configs: one a size. what: of train, eval, generalised, ladder, memory, loader. quick: only whether it all runs."""
+    """configs: one a size. what: of __main__'s WHAT. memory_batches: images in the steps that the model of memory is
+    fitted to. quick: only whether it all runs.
+    """
     configs: list[Config]
     device: torch.device
     what: tuple[str, ...]
@@ -72,8 +74,8 @@ def _options(plan: Plan, kind: str) -> tuple[str, ...]:
 
 
 def _ceilings(plan: Plan) -> dict[str, float]:
-    side = 512 if plan.quick else None
-    return {p: ceiling(plan.device, p, side) for p in dict.fromkeys(["fp32", *plan.precisions])}
+    seconds = 0.1 if plan.quick else 1.0
+    return {p: ceiling(plan.device, p, seconds) for p in dict.fromkeys(["fp32", *plan.precisions])}
 
 
 def _loader(kind: tuple[str, int, int]) -> dict:

@@ -1,8 +1,8 @@
 """The plain mode: the same numbers as model/ and util/, computed the way the released code does.
 
 fp32 throughout, ``nn.MultiheadAttention``, names through the text encoder at every step with all their positions,
-similarity maps of all blocks also in evaluation, one map after another in the losses, one image at a time in evaluation,
-scores in numpy.
+similarity maps of all blocks also in evaluation, one map after another in the losses, in evaluation one image at a time
+and scores in numpy.
 """
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from util.dataset import EvalBatch
 
 
 class PlainAttention(nn.MultiheadAttention):
-    """``nn.MultiheadAttention`` with the weights of an Attention, called as CLIP does: sequence first, no weights out."""
+    """``nn.MultiheadAttention`` on the parameters of an Attention, called as in CLIP: sequence first, no weights."""
 
     def __init__(self, ours: Attention):
         width = len(ours.out_proj.bias)
@@ -25,7 +25,7 @@ class PlainAttention(nn.MultiheadAttention):
         self.in_proj_weight, self.in_proj_bias, self.out_proj = ours.in_proj_weight, ours.in_proj_bias, ours.out_proj
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """As Attention.forward; mask is (N, N) or (B, 1, 1, N), and what is True in it is False to nn.MultiheadAttention."""
+        """As Attention.forward; mask is (N, N) or (B, 1, 1, N). What is True in it is False to torch's module."""
         x = x.transpose(0, 1)                                                # (N, B, C)
         hidden = {}
         if mask is not None:
@@ -119,8 +119,8 @@ def evaluate_in_numpy(model, text, batches: list[EvalBatch], device, autocast, c
             found = pair.argmax(0).cpu().numpy()
             truth = np.where(mask == IGNORE, IGNORE, mask == sample.class_id)
             found[truth == IGNORE] = IGNORE
-            hit = np.histogram(found[found == truth], bins=(0, 1, 2))[0]
-            area = np.stack([hit, np.histogram(found, bins=(0, 1, 2))[0] + np.histogram(truth, bins=(0, 1, 2))[0] - hit])
+            hit, guessed, true = (np.histogram(x, bins=(0, 1, 2))[0] for x in (found[found == truth], found, truth))
+            area = np.stack([hit, guessed + true - hit])
             areas[sample.class_id] += area
             both += area
     met = [area[0, 1] / area[1, 1] for area in areas.values() if area[1, 1]]

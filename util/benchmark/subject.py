@@ -1,4 +1,4 @@
-"""What is measured: a model at its config's sizes, class names, and batches in memory. What is in them changes no speed."""
+"""What is measured: a model at its config's sizes, class names, and batches in memory, which hold nothing to learn."""
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -18,7 +18,8 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
 
 def _head(found: dict) -> str:
     rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {precision}" for precision, rate in found["ceilings"].items())
-    return (f"`{found['command']}`, {found['rounds']} rounds, {found['seconds'] / 60:.1f} minutes, code {found['code']}.\n"
+    return (f"`{found['command']}`, {found['rounds']} rounds, {found['seconds'] / 60:.1f} minutes, code "
+            f"{found['code']}.\n"
             f"{found['device']}. {found['model']}, {found['names']} names. Ceiling (a square matmul): {rates}.")
 
 
@@ -26,12 +27,11 @@ def _work(found: dict, kind: str) -> str:
     rows = [r for r in found["rows"] if r["work"] == kind and "peak_bytes" in r]
     if not rows:
         return ""
-    cells = [[r["mode"], r["precision"], str(r["size"]), str(r["images"]), f"{r['ms']:,.0f}", f"{r['images_per_s']:.3g}",
-              f"{r['ratio']:.2f}", f"{r['peak_bytes'] / GIB:.2f}", f"{r['gflop_per_image']:,.3g}", f"{100 * r['mfu']:.0f} %"]
-             for r in rows]
-    return f"**{kind.capitalize()}**\n\n" + table(
-        ["mode", "precision", "px", "images", "ms", "images/s", "times plain", "peak memory, GiB", "GFLOP an image", "MFU"],
-        cells)
+    cells = [[r["mode"], r["precision"], str(r["size"]), str(r["images"]), f"{r['ms']:,.0f}",
+              f"{r['images_per_s']:.3g}", f"{r['ratio']:.2f}", f"{r['peak_bytes'] / GIB:.2f}",
+              f"{r['gflop_per_image']:,.4g}", f"{100 * r['mfu']:.0f} %"] for r in rows]
+    heads = ["mode", "precision", "px", "images", "ms", "images/s", "times plain", "peak, GiB", "GFLOP an image", "MFU"]
+    return f"**{kind.capitalize()}**\n\n{table(heads, cells)}"
 
 
 def _ladder(found: dict, kind: str) -> str:
@@ -67,18 +67,18 @@ def _ladder(found: dict, kind: str) -> str:
 
 
 def _memory(found: dict) -> str:
-    rows = [[r["precision"], "yes" if r["checkpoint_blocks"] else "no", f"{r['fixed'] / GIB:.2f}",
-             f"{1000 * r['image'] / GIB:,.0f}", *(str(r["largest"][str(gb)]) for gb in CARDS)] for r in found["memory"]]
-    if not rows:
+    if not found["memory"]:
         return ""
-    return (f"**Largest batch at {found['memory_size']} px**\n\n"
-            + table(["precision", "checkpoint_blocks", "fixed, GiB", "an image, GiB / 1000",
-                     *(f"{gb} GB card" for gb in CARDS)], rows)
-            + f"\n\nA line through the measured peaks of training steps of {' and '.join(map(str, found['memory'][0]['measured']))} images "
-              f"(weights, gradients, optimiser state and all that a step holds at once, with attention by torch's fused "
-              f"kernel), solved for a card's memory less {RESERVED / GIB:.0f} GiB that is assumed for CUDA itself. "
-            + ("Measured with torch.cuda.max_memory_allocated." if "cuda" in found["memory"][0]["device"] else
-               "Measured by torch's allocator on this CPU; no card was asked."))
+    rows = [[r["precision"], "yes" if r["checkpoint_blocks"] else "no", f"{r['fixed'] / GIB:.2f}",
+             f"{r['image'] / GIB:.3f}", *(str(r["largest"][str(gb)]) for gb in CARDS)] for r in found["memory"]]
+    first = found["memory"][0]
+    how = "torch.cuda.max_memory_allocated" if first["device"].startswith("cuda") else (
+        "what torch's allocator gives out on this CPU, with attention as CUDA's kernel keeps it; no card was asked")
+    heads = ["precision", "checkpoint_blocks", "fixed, GiB", "an image, GiB", *(f"{gb} GB card" for gb in CARDS)]
+    return (f"**Largest training batch at {found['memory_size']} px**\n\n{table(heads, rows)}\n\n"
+            f"A model: the line through the peaks of steps of {' and '.join(map(str, first['measured']))} images "
+            f"(weights, gradients, optimiser state, activations and passing tensors), solved for a card's memory less "
+            f"{RESERVED / GIB:.0f} GiB, assumed for CUDA and fragmentation. Peaks: {how}.")
 
 
 def _loader(found: dict) -> str:

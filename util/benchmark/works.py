@@ -18,7 +18,8 @@ class Work:
         if kind == TRAIN:
             self.batch = subject.train_batch(images)
         else:
-            self.batches = {batched: subject.eval_batches(images, images if batched else 1) for batched in (True, False)}
+            self.batches = {batched: subject.eval_batches(images, images if batched else 1)
+                            for batched in (True, False)}
         self.processes = Processes(subject.device)
 
     def call(self, variant: Variant) -> Callable[[], object]:
