@@ -26,7 +26,7 @@ WHAT = ("train", "eval", "generalised", "ladder", "memory", "loader")
 PRECISIONS = ("fp32", "tf32", "bf16")
 IMAGES = {"cpu": (2, 4), "cuda": (8, 32)}      # at once: training, evaluation
 MEMORY = {"cpu": (1, 2), "cuda": (2, 8)}       # images in the steps that the model of memory is fitted to
-ROUNDS = {"cpu": 3, "cuda": 20}
+ROUNDS = {"cpu": 2, "cuda": 20}
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
@@ -38,9 +38,9 @@ def arguments(given: list[str]) -> argparse.Namespace:
                         "bf16), the last for the ladder; default: fp32 and what the device is fast in")
     parser.add_argument("--batches", type=_counts, metavar="N,N", help="images in a training step")
     parser.add_argument("--eval-batches", type=_counts, metavar="N,N", help="images at once in evaluation")
-    parser.add_argument("--names", type=_count, default=8, metavar="N", help="class names, default: 8")
+    parser.add_argument("--names", type=_count, default=4, metavar="N", help="class names, default: 4")
     parser.add_argument("--compile", action="store_true", help="option compile in the ladder, too")
-    parser.add_argument("--rounds", type=_count, metavar="N", help="default: 3 on a CPU, 20 on CUDA")
+    parser.add_argument("--rounds", type=_count, metavar="N", help="default: 2 on a CPU, 20 on CUDA")
     parser.add_argument("--quick", action="store_true", help="the miniature CLIP, one round: whether it all runs")
     parser.add_argument("--out", default="exp/benchmark", metavar="DIR", help="default: exp/benchmark")
     parser.add_argument("--config", metavar="FILE", help="default: config/pascal/esda.yaml")
