@@ -26,7 +26,8 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def subject(tiny_clip) -> Subject:
     cfg = load(Config, ROOT / "config/shapes/esda.yaml", [
-        f"model.clip={tiny_clip}", "model.size=64", "model.text_start=random", "train.optimizer=sgd", "train.lr=0"])
+        f"model.clip={tiny_clip}", "model.size=64", "model.text_start=random", "train.optimizer=sgd", "train.lr=0",
+        "eval.presence=0.001"])
     return Subject.make(cfg, CPU, names=3)
 
 

@@ -137,12 +137,13 @@ def label_by_name(model, text, esda: ESDA, words, batches: list[EvalBatch], devi
         for image, inner, mask in zip(batch.images, batch.inner, batch.masks):
             image = image[None].to(device)
             with autocast:
-                likely = esda.presence(image, words)[0]
-            bias = presence * (likely.float() - likely.float().amax())
+                patches = esda.clip_patches(image)
             evidence = [np.zeros(mask.shape, np.float32)]                    # background's
             for k in range(names):
                 with autocast:
-                    logits = model(image, text[torch.tensor([k], device=device)]).logits[0]
-                evidence.append(batch.back(logits[1] - logits[0] + bias[k], inner, mask.shape).float().cpu().numpy())
+                    logits = model(image, text[torch.tensor([k], device=device)]).logits
+                    found = logits[:, 1] - logits[:, 0]                      # (1, S, S)
+                    found = found + presence * esda.presence(patches, found[:, None], words, k)
+                evidence.append(batch.back(found[0], inner, mask.shape).float().cpu().numpy())
             labels.append(np.stack(evidence).argmax(0))
     return labels
