@@ -6,12 +6,14 @@ weights= also takes a checkpoint that carries CLIP along: a released one, or a .
 """
 import sys
 
+import torch
+
 from model.build import build_model, embed_names
 from model.clip_weights import ClipWeights, WeightsError
 from model.whole import whole_of
 from util import checkpoint
 from util.config import Config, from_command_line
-from util.device import autocast, make_deterministic, pick_device
+from util.device import autocast, computes_in_bf16, make_deterministic, pick_device, require_compiler
 from util.errors import UserError, run_main
 from util.fold_data import FoldData
 from util.report import final_test, table, trained_on, where
@@ -60,6 +62,11 @@ def main() -> int:
     model, clip = build_model(cfg.model, carried)
     extra = load_weights(model, saved, cfg, clip.fingerprint)
     text = embed_names(model.text_encoder, data.classes.names, cfg.model).to(device)
+    if cfg.model.kind == "esda" and computes_in_bf16(device, cfg.precision):
+        model.hold_frozen(torch.bfloat16)
+    if cfg.model.kind == "esda" and cfg.compile:
+        require_compiler()
+        model.compile_blocks()
     run = Run.start(cfg, suffix="-test")
     results = final_test(model.to(device), text, data, cfg, run, device, autocast(device, cfg.precision), cfg.weights,
                          clip.fingerprint, extra)

@@ -15,7 +15,7 @@ from model.esda import ESDA
 from model.losses import EsdaLosses
 from util import checkpoint
 from util.config import Config, from_command_line, to_dict
-from util.device import autocast, computes_in_bf16, describe, make_deterministic, pick_device
+from util.device import autocast, computes_in_bf16, describe, make_deterministic, pick_device, require_compiler
 from util.engine import Progress, train_one_epoch
 from util.errors import UserError, run_main
 from util.evaluate import evaluate, predict
@@ -32,7 +32,7 @@ from util.stop import Stopped, StopRequest
 from util.visualize import panel
 
 FREE_TO_CHANGE = ("resume", "exp", "run", "device", "data.workers", "train.select", "train.checkpoint_minutes",
-                  "train.log_every")
+                  "train.log_every", "train.checkpoint_blocks")
 
 
 class Trainer:
@@ -54,6 +54,11 @@ class Trainer:
         self.model.to(self.device)
         if computes_in_bf16(self.device, cfg.precision):
             self.model.hold_frozen(torch.bfloat16)
+        if cfg.train.checkpoint_blocks:
+            self.model.recompute_blocks()
+        if cfg.compile:
+            require_compiler()
+            self.model.compile_blocks()
         self.optimizer = make_optimizer(self.model, cfg.train)
         self.losses_of = losses_of(self.model, cfg)
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by

@@ -53,7 +53,8 @@ def milliseconds(do, items) -> float:
     return 1000 * (time.perf_counter() - start) / (REPEATS * len(items))
 
 
-def measure(name: str, width: int, height: int) -> list[str]:
+def measure(name: str, width: int, height: int) -> dict:
+    """Milliseconds on one core: ``whole`` samples, their ``parts``, and ``index``ing a mask; and what was read."""
     cfg = load(Config, ROOT / "config" / name / "esda.yaml")
     fill, size = mean_colour(cfg.model.pixel_mean), cfg.model.size
     with tempfile.TemporaryDirectory() as folder:
@@ -75,16 +76,22 @@ def measure(name: str, width: int, height: int) -> list[str]:
         whole = {"training": milliseconds(lambda i: train[0, i, i], every), "evaluation": milliseconds(lambda i: test[i], every)}
         index_ms = milliseconds(lambda i: count_pixels(read_mask(Path(folder) / index.pairs[i][1], count), count), every)
         kilobytes = sum((Path(folder) / image).stat().st_size for image, _ in index.pairs) / IMAGES / 1000
-    lines = [f"{name}: {width}x{height} JPEGs of {kilobytes:.0f} kB to {size} px"]
-    lines += [f"  {what:<16} {1000 / ms:6.0f} images/s a core ({ms:.2f} ms)" for what, ms in whole.items()]
-    lines.append("  of which " + ", ".join(f"{what} {ms:.2f} ms" for what, ms in parts.items()))
-    return lines + [f"  indexing a mask  {index_ms:.2f} ms"]
+    return {"set": name, "width": width, "height": height, "kilobytes": kilobytes, "size": size, "whole": whole,
+            "parts": parts, "index": index_ms}
+
+
+def lines(found: dict) -> list[str]:
+    """What :func:`measure` found, to read."""
+    out = ["{set}: {width}x{height} JPEGs of {kilobytes:.0f} kB to {size} px".format(**found)]
+    out += [f"  {what:<16} {1000 / ms:6.0f} images/s a core ({ms:.2f} ms)" for what, ms in found["whole"].items()]
+    out.append("  of which " + ", ".join(f"{what} {ms:.2f} ms" for what, ms in found["parts"].items()))
+    return out + [f"  indexing a mask  {found['index']:.2f} ms"]
 
 
 def main() -> None:
     cv2.setNumThreads(0)  # a core is what is measured
     for kind in KINDS:
-        print("\n".join(measure(*kind)), flush=True)
+        print("\n".join(lines(measure(*kind))), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from model.image_encoder import Begun, ImageEncoder
 from model.interactor import Interactor
+from model.layers import Block
 from model.mask_decoder import MaskDecoder
 from model.similarity import similarity_map
 from model.text_encoder import TextEmbedding, TextEncoder
@@ -67,6 +68,27 @@ class ESDA(nn.Module):
                 for name, parameter in module.named_parameters(recurse=False):
                     if not parameter.requires_grad and name not in ("class_embedding", "positional_embedding"):
                         parameter.data = parameter.data.to(dtype)
+
+    def _blocks(self) -> Iterator[Block]:
+        """The blocks that run in every step; the text encoder's run once a run."""
+        for part in (self.image_encoder, self.interactor):
+            yield from (module for module in part.modules() if isinstance(module, Block))
+
+    def recompute_blocks(self) -> None:
+        """In training, compute each block a second time in backward instead of keeping what it made: less memory, more
+        time, the same numbers.
+        """
+        for block in self._blocks():
+            block.recomputed = True
+
+    def compile_blocks(self) -> None:
+        """Let torch.compile make one kernel of several operations in each block. Names of parameters stay.
+
+        By block, not whole: the blocks are alike, so that a few compilations serve all of them.
+        """
+        torch._dynamo.config.recompile_limit = 32  # by part, training or evaluation, and length
+        for block in self._blocks():
+            block.compile()
 
     def trainable_state(self) -> dict[str, Tensor]:
         """The part of the state dict that training changes; the rest is CLIP's, read from its own file."""

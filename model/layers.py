@@ -2,6 +2,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class QuickGELU(nn.Module):
@@ -55,7 +56,11 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-LN residual attention block with an MLP four times as wide; (B, N, C) -> (B, N, C)."""
+    """Pre-LN residual attention block with an MLP four times as wide; (B, N, C) -> (B, N, C).
+
+    recomputed: in training, keep only the input for backward and compute the rest a second time there.
+    """
+    recomputed = False
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -68,6 +73,11 @@ class Block(nn.Module):
         self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        if self.recomputed and self.training:  # nothing random happens here, so no generator need be put back
+            return checkpoint(self._through, x, mask, use_reentrant=False, preserve_rng_state=False)
+        return self._through(x, mask)
+
+    def _through(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + self.attn(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))
 

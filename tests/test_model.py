@@ -1,4 +1,5 @@
 """The model's promises: sizes, what trains, what stays, which token is where, and what is computed when."""
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -263,3 +264,48 @@ def test_padding_dropped_or_hidden_is_the_same():
     short = TextEmbedding(text.cls, text.tokens[:, :longest], text.valid[:, :longest])
     with torch.no_grad():
         assert torch.allclose(model(images, short).logits, model(images, text).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_blocks_computed_again_in_backward_change_no_number(precision):
+    model = tiny_esda().train()
+    images, text, target = batch(model)
+    found, kept = [], []
+    for again in (False, True):
+        if again:
+            model.recompute_blocks()
+        torch.manual_seed(0)
+        saved = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x), \
+                torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            output = model(images, text)
+        loss = losses(output, target).total
+        gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
+        found.append([output.logits, loss, *gradients])
+        kept.append(sum(saved))
+    assert all(torch.equal(a, b) for a, b in zip(*found))
+    assert kept[1] < 0.6 * kept[0]  # weights, which are kept in any case, are among them
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("again", [False, True])
+def test_compiled_blocks_keep_names_and_numbers(again):
+    model = tiny_esda()
+    images, text, target = batch(model)
+    names, found = list(model.state_dict()), []
+    for compiled in (False, True):
+        if compiled:
+            model.compile_blocks()
+            if again:
+                model.recompute_blocks()
+        model.train()
+        torch.manual_seed(0)
+        output = model(images, text)
+        gradients = torch.autograd.grad(losses(output, target).total,
+                                        [p for p in model.parameters() if p.requires_grad])
+        with torch.inference_mode():
+            found.append([output.logits, *gradients, model.eval()(images, text).logits])
+    assert list(model.state_dict()) == names
+    for eager, compiled in zip(*found):
+        torch.testing.assert_close(compiled, eager, atol=1e-4, rtol=1e-3)
+    torch._dynamo.reset()

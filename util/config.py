@@ -87,6 +87,7 @@ class Train:
     epoch_samples: int
     batch_size: int
     micro_batch: int
+    checkpoint_blocks: bool
     optimizer: Literal["sgd", "adamw", "muon"]
     lr: float
     muon_lr: float
@@ -127,6 +128,7 @@ class Config:
     seed: int
     device: str
     precision: Literal["auto", "fp32", "bf16"]
+    compile: bool
     exp: str
     run: str
     resume: str

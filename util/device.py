@@ -3,6 +3,7 @@ import contextlib
 import os
 import platform
 import random
+import shutil
 
 import numpy as np
 import torch
@@ -43,6 +44,13 @@ def _fast_bf16(device: torch.device) -> bool:
             return any(line.startswith("flags") and ("avx512_bf16" in line or "amx_bf16" in line) for line in info)
     except OSError:
         return False
+
+
+def require_compiler() -> None:
+    """Raise UserError where torch.compile would find no C++ compiler."""
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        raise UserError(f"compile=true needs a C++ compiler, and there is no {name}; install one or leave compile away")
 
 
 def make_deterministic(seed: int) -> None:

@@ -1,0 +1,24 @@
+"""Seconds, so taken that ratios hold on a machine that does other things too."""
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def alternate(calls: dict[str, Callable], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each call in each round. A round runs all of them once, so that what disturbs one disturbs all."""
+    seconds = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            synchronise(device)
+            start = time.perf_counter()
+            call()
+            synchronise(device)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what was asked of a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
