@@ -14,6 +14,7 @@ from util.config import Config, from_command_line
 from util.device import autocast, make_deterministic, pick_device
 from util.errors import UserError, run_main
 from util.fold_data import FoldData
+from util.processes import Processes
 from util.report import final_test, table, trained_on, where
 from util.run import Run
 
@@ -55,17 +56,20 @@ def main() -> int:
     cfg = from_command_line(sys.argv[1:])
     device = pick_device(cfg.device)
     make_deterministic(cfg.seed)
-    data = FoldData(cfg)
+    processes = Processes.join(device)  # usually this one alone
+    with processes.one_first():  # who counts the masks' pixels where that has not been done yet
+        data = FoldData(cfg, processes)
     saved, carried = read_weights(cfg)
     model, clip = build_model(cfg.model, carried)
     extra = load_weights(model, saved, cfg, clip.fingerprint)
     text = embed_names(model.text_encoder, data.classes.names, cfg.model).to(device)
-    run = Run.start(cfg, suffix="-test")
+    run = Run.start(cfg, "-test", processes)
     results = final_test(model.to(device), text, data, cfg, run, device, autocast(device, cfg.precision), cfg.weights,
                          clip.fingerprint, extra)
     run.log(table(results))
     run.log(where(run))
     run.close()
+    processes.close()
     return 0
 
 
