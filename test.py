@@ -16,6 +16,7 @@ from util.config import Config, from_command_line
 from util.device import autocast, computes_in_bf16, make_deterministic, pick_device, require_compiler
 from util.errors import UserError, run_main
 from util.fold_data import FoldData
+from util.processes import Processes
 from util.report import final_test, table, trained_on, where
 from util.run import Run
 
@@ -57,7 +58,9 @@ def main() -> int:
     cfg = from_command_line(sys.argv[1:])
     device = pick_device(cfg.device)
     make_deterministic(cfg.seed)
-    data = FoldData(cfg)
+    processes = Processes.join(device)  # usually this one alone
+    with processes.one_first():  # who counts the masks' pixels where that has not been done yet
+        data = FoldData(cfg, processes)
     saved, carried = read_weights(cfg)
     model, clip = build_model(cfg.model, carried)
     extra = load_weights(model, saved, cfg, clip.fingerprint)
@@ -67,12 +70,13 @@ def main() -> int:
     if cfg.model.kind == "esda" and cfg.compile:
         require_compiler()
         model.compile_blocks()
-    run = Run.start(cfg, suffix="-test")
+    run = Run.start(cfg, "-test", processes)
     results = final_test(model.to(device), text, data, cfg, run, device, autocast(device, cfg.precision), cfg.weights,
                          clip.fingerprint, extra)
     run.log(table(results))
     run.log(where(run))
     run.close()
+    processes.close()
     return 0
 
 

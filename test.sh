@@ -2,6 +2,7 @@
 # Test a checkpoint on the unseen classes of a fold:   bash test.sh DATASET FOLD|all [WEIGHTS] [key=value ...]
 #   bash test.sh shapes 0 exp/shapes/esda/fold0/TIME/checkpoints/best.pt
 #   bash test.sh shapes/clip_prior all  baselines without training have no WEIGHTS
+#   NPROC=4 bash test.sh coco 0 FILE    in 4 processes, each on a GPU of its own
 set -euo pipefail
 cd "$(dirname "$0")"
 source util/setup.sh
@@ -15,6 +16,7 @@ shift 2
 weights=()
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then weights=("weights=$1"); shift; fi
 config_of "$dataset"
+launch_of "${NPROC:-1}"
 
 setup requirements.txt
 folds_of "$fold" "$@"
@@ -22,6 +24,6 @@ if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
 
 stamp=$(date +%Y%m%d-%H%M%S)
 for k in "${folds[@]}"; do
-    "$python" test.py --config "$config" fold="$k" run="$stamp" ${weights[@]+"${weights[@]}"} "$@"
+    "$python" ${launch[@]+"${launch[@]}"} test.py --config "$config" fold="$k" run="$stamp" ${weights[@]+"${weights[@]}"} "$@"
 done
 if [ "$fold" = all ]; then "$python" -m util.table --config "$config" run="$stamp" "$@"; fi

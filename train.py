@@ -41,11 +41,12 @@ class Trainer:
     def __init__(self, cfg: Config, stop: StopRequest):
         self.cfg, self.stop = cfg, stop
         self.device = pick_device(cfg.device)
-        self.processes = Processes(self.device, stop)
+        self.processes = Processes.join(self.device, stop)  # usually this one alone
         self.autocast = autocast(self.device, cfg.precision)
         make_deterministic(cfg.seed)
-        self.data = FoldData(cfg)
-        self.loader, self.batches, images = self.data.training()
+        with self.processes.one_first():  # who counts the masks' pixels where that has not been done yet
+            self.data = FoldData(cfg, self.processes)
+            self.loader, self.batches, images = self.data.training()
         self.model, weights = build_model(cfg.model)
         if cfg.model.kind != "esda":
             raise UserError(f"model.kind={cfg.model.kind} has nothing to train; run test.py with this config")
@@ -64,13 +65,14 @@ class Trainer:
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
         self.at, self.last_scores, self.seconds = Progress(), None, 0.0
         self.best: dict[str, dict | None] = {"unseen": None, "seen": None}  # scores of the best epochs so far
-        self.run = self._resume(Path(cfg.resume)) if cfg.resume else Run.start(cfg)
+        self.run = self._resume(Path(cfg.resume)) if cfg.resume else Run.start(cfg, processes=self.processes)
         self._tell(images)
 
     def _tell(self, images: int) -> None:
         parameters = list(self.model.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
-        self.run.log(f"run {self.run.folder}  code {code_version()}  {describe(self.device, self.cfg.precision)}")
+        machine = describe(self.device, self.cfg.precision, self.processes.count)
+        self.run.log(f"run {self.run.folder}  code {code_version()}  {machine}")
         self.run.log(f"fold {self.cfg.fold}: unseen {', '.join(map(self.data.classes.name, self.data.unseen))}")
         self.run.log(f"{images} training images, {len(self.draw)} test samples ({self.data.sample_protocol}), "
                      f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters train, "
@@ -95,7 +97,7 @@ class Trainer:
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
         self.at, self.best = Progress(**saved["at"]), saved["best"]
         self.last_scores, self.seconds = saved["last_scores"], saved["seconds"]
-        return Run(file.parent.parent, fresh=False)
+        return Run.open(file.parent.parent, False, self.processes)
 
     def _weights(self) -> dict:
         epoch = self.at.epoch if self.at.step else max(0, self.at.epoch - 1)  # the one the weights come from
@@ -105,7 +107,7 @@ class Trainer:
     def save(self) -> None:
         """checkpoints/last.pt: all that a resumed run needs to give the same numbers."""
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
-        checkpoint.write_atomically(self.run.checkpoints / "last.pt", {
+        self.run.write_checkpoint("last.pt", {
             **self._weights(), "at": vars(self.at).copy(), "optimizer": self.optimizer.state_dict(), "best": self.best,
             "last_scores": self.last_scores, "seconds": self.seconds, "rng": torch.get_rng_state(), "cuda_rng": cuda})
         self.saved = time.monotonic()
@@ -131,18 +133,19 @@ class Trainer:
                 if step["stop"] or time.monotonic() - self.saved > 60 * cfg.checkpoint_minutes:
                     self.save()
                 if step["stop"]:
+                    self.processes.wait()  # for rank 0 to have saved
                     raise Stopped(self.stop.number or signal.SIGTERM)
 
     def evaluate_epoch(self) -> dict:
         """Scores on unseen and on seen classes, into log and TensorBoard."""
-        epoch, data, args = self.at.epoch, self.data, (self.device, self.autocast)
+        epoch, data, args, processes = self.at.epoch, self.data, (self.device, self.autocast), self.processes
         samples, kept = distinct([self.draw]), {}
         chosen = spread(samples, self.cfg.eval.pictures)
         stream = predict(self.model, self.text, data.loader(samples), *args, "unseen classes")
-        unseen = evaluate(watch(stream, chosen, kept), data.unseen, data.classes, data.sample_protocol,
-                          draws=[self.draw])
+        unseen = evaluate(watch(stream, chosen, kept, processes), data.unseen, data.classes, data.sample_protocol,
+                          draws=[self.draw], processes=processes)
         stream = predict(self.model, self.text, data.loader(self.seen), *args, "seen classes")
-        seen = evaluate(stream, data.seen, data.classes, "exhaustive")
+        seen = evaluate(stream, data.seen, data.classes, "exhaustive", processes=processes)
         means = self.at.means()
         self.run.log(f"epoch {epoch + 1}/{self.cfg.train.epochs}: loss {means['loss']:.4f} (mask {means['main']:.4f}, "
                      f"last block {means['last']:.4f}, others {means['others']:.4f})  unseen mIoU {unseen['miou']:.2f} "
@@ -170,7 +173,7 @@ class Trainer:
                 score = SELECTIONS[rule].score
                 if best is None or self.last_scores[score] > best[score]:
                     self.best[rule] = self.last_scores
-                    checkpoint.write_atomically(self.run.checkpoints / SELECTIONS[rule].file, self._weights())
+                    self.run.write_checkpoint(SELECTIONS[rule].file, self._weights())
             self.at = Progress(epoch=self.at.epoch + 1)
             self.save()
         if self.at.epoch < cfg.epochs:
@@ -185,6 +188,7 @@ class Trainer:
         """Test the epoch that train.select names and say where everything is."""
         selections, select = {**self.best, "last": self.last_scores}, self.cfg.train.select
         weights = self.run.checkpoints / SELECTIONS[select].file
+        self.processes.wait()  # for rank 0 to have saved
         checkpoint.restore(self.model, checkpoint.read(weights, "train again"), weights, self.clip)
         results = final_test(self.model, self.text, self.data, self.cfg, self.run, self.device, self.autocast,
                              str(weights), self.clip, {
@@ -212,6 +216,7 @@ def main() -> int:
         trainer = Trainer(from_command_line(sys.argv[1:]), stop)
         trainer.fit()
         trainer.finish()
+        trainer.processes.close()
     except Stopped as stopped:
         where = f"; go on with resume={trainer.run.folder}" if trainer else ""
         print(f"\nstopped{where}", file=sys.stderr)

@@ -3,6 +3,7 @@
 #   bash train.sh                       Shapes-5i, fold 0: nothing to download
 #   bash train.sh shapes all            the four folds one after another, then their table
 #   bash train.sh shapes/supervised 2   another configuration: config/shapes/supervised.yaml
+#   NPROC=4 bash train.sh coco          the same training in 4 processes, each on a GPU of its own
 set -euo pipefail
 cd "$(dirname "$0")"
 source util/setup.sh
@@ -11,18 +12,14 @@ dataset=shapes fold=0
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then dataset=$1; shift; fi
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then fold=$1; shift; fi
 config_of "$dataset"
-if [ "${NPROC:-1}" != 1 ]; then
-    echo "error: NPROC=$NPROC: training in several processes is not there yet; leave NPROC away" >&2
-    exit 2
-fi
+launch_of "${NPROC:-1}"
 
 setup requirements.txt
 folds_of "$fold" "$@"
-launch=("$python")  # where torchrun will start NPROC of them
 if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
 
 stamp=$(date +%Y%m%d-%H%M%S)
 for k in "${folds[@]}"; do
-    "${launch[@]}" train.py --config "$config" fold="$k" run="$stamp" "$@"
+    "$python" ${launch[@]+"${launch[@]}"} train.py --config "$config" fold="$k" run="$stamp" "$@"
 done
 if [ "$fold" = all ]; then "$python" -m util.table --config "$config" run="$stamp" "$@"; fi

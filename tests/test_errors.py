@@ -288,7 +288,7 @@ ACTIVE = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin{os.pathsep}{os.e
 @pytest.mark.parametrize("command, environment, named", [
     (["train.sh", "nosuch"], {}, "config/nosuch/esda.yaml"), (["train.sh", "shapes", "7"], ACTIVE, "fold '7' is none of 0"),
     (["test.sh", "shapes", "last"], ACTIVE, "fold 'last' is none of 0"),
-    (["train.sh"], {"NPROC": "2"}, "NPROC=2"), (["test.sh", "shapes"], {}, "usage")])
+    (["train.sh"], {"NPROC": "two"}, "NPROC=two"), (["test.sh", "shapes", "0"], {"NPROC": "0"}, "NPROC=0"), (["test.sh", "shapes"], {}, "usage")])
 def test_the_shell_scripts_refuse_in_one_line(command, environment, named):
     done = subprocess.run(["bash", *command], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 2 and done.stdout == ""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from util.errors import UserError
 from util.files import read_pair
 from util.index import Index
 from util.loader import Loader
@@ -63,12 +64,17 @@ class TrainDataset(Dataset):
 class TrainBatches(Sampler):
     """The batches of an epoch, in an order that is a pure function of seed and epoch; whole batches only.
 
-    ``samples`` per epoch, 0 for every image once; images are dealt out again when there are fewer.
+    ``samples`` per epoch, 0 for every image once; images are dealt out again when there are fewer. Process ``rank`` of
+    ``count`` gets its part of each batch, the first that of the first images. Raises UserError for uneven parts.
     """
 
-    def __init__(self, images: int, batch_size: int, samples: int, seed: int):
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.samples = samples or images
+    def __init__(self, images: int, batch_size: int, samples: int, seed: int, rank: int = 0, count: int = 1):
+        if batch_size % count:
+            less = batch_size - batch_size % count
+            raise UserError(f"train.batch_size={batch_size}, the batch of all processes together, cannot be parted "
+                            f"evenly among {count}; take " + (f"{less} or " if less else "") + str(less + count))
+        self.images, self.batch_size, self.seed, self.rank = images, batch_size, seed, rank
+        self.samples, self.part = samples or images, batch_size // count
         self.epoch, self.first = 0, 0
 
     def start(self, epoch: int, first: int = 0) -> None:
@@ -88,8 +94,8 @@ class TrainBatches(Sampler):
         needed = self.batches * self.batch_size
         order = np.concatenate([rng.permutation(self.images) for _ in range(-(-needed // self.images))])
         for batch in range(self.first, self.batches):
-            positions = range(batch * self.batch_size, (batch + 1) * self.batch_size)
-            yield [(self.epoch, position, int(order[position])) for position in positions]
+            first = batch * self.batch_size + self.rank * self.part
+            yield [(self.epoch, position, int(order[position])) for position in range(first, first + self.part)]
 
 
 class EvalDataset(Dataset):

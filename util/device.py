@@ -12,9 +12,18 @@ from util.errors import UserError
 
 
 def pick_device(wish: str) -> torch.device:
-    """``auto`` is CUDA where there is a GPU, else the CPU. Raises UserError for a device that is not there."""
+    """``auto`` is CUDA where there is a GPU, else the CPU. Raises UserError for a device that is not there.
+
+    Of several processes on a machine each gets a GPU of its own.
+    """
+    rank, count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if wish == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        wish = "cuda" if torch.cuda.is_available() else "cpu"
+    if count > 1 and wish.startswith("cuda"):
+        if wish != "cuda" or torch.cuda.device_count() < count:
+            raise UserError(f"device={wish}: {count} processes want a GPU each, and there are "
+                            f"{torch.cuda.device_count()}; use device=cuda with one process a GPU, or device=cpu")
+        wish = f"cuda:{rank}"
     try:
         device = torch.device(wish)
         torch.empty(0, device=device)
@@ -64,9 +73,10 @@ def make_deterministic(seed: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def describe(device: torch.device, precision: str) -> str:
+def describe(device: torch.device, precision: str, processes: int = 1) -> str:
     """One line for logs and results: what this ran on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else (
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads")
     words = "bf16 autocast" if computes_in_bf16(device, precision) else "fp32"
+    name = f"{processes} processes, each on {name}" if processes > 1 else name
     return f"{name}, {words}, torch {torch.__version__}, Python {platform.python_version()}"

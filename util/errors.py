@@ -1,5 +1,7 @@
 """Mistakes that a user can mend: one clear line on stderr, exit status 2, no traceback."""
+import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,10 @@ def run_main(main: Callable[[], int | None], *also: type[Exception]) -> None:
         sys.stdout.flush()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except Exception:
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+            time.sleep(10)  # where another process is lost, which is the reason, util/launch.py ends this one meanwhile
+        raise
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)

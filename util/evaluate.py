@@ -11,6 +11,7 @@ from util.dataset import EvalBatch
 from util.folds import Classes
 from util.loader import Loader
 from util.metric import IGNORE, Counts, Tally, auc, count
+from util.processes import ALONE, Processes
 from util.progress import progress
 from util.samples import Sample
 
@@ -58,8 +59,8 @@ def _predict_batch(model, text, batch: EvalBatch, device, autocast, asked) -> li
 
 
 def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], classes: Classes, protocol: str,
-             name_auc: bool = False, draws: list[list[Sample]] | None = None) -> dict:
-    """Score predictions of ``class_ids``.
+             name_auc: bool = False, draws: list[list[Sample]] | None = None, processes: Processes = ALONE) -> dict:
+    """Score predictions of ``class_ids``: those of all processes, for all, if each gives its share of the samples.
 
     draws: lists of samples to be scored each by itself, a sample as often as it stands there, so that it need be
         predicted only once; None: every prediction once.
@@ -70,17 +71,14 @@ def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], clas
     """
     times = [Counter(draw) for draw in draws] if draws else None
     tallies, areas, count = [Tally(class_ids) for _ in draws or [None]], [], 0
-    for p in predictions:
-        weights = [counter[p.sample] for counter in times] if times else [1]
+    judged = [(p.sample, p.counts, _name_auc(p) if name_auc else None) for p in predictions]
+    for sample, counts, area in processes.whole(judged):
+        weights = [counter[sample] for counter in times] if times else [1]
         count += weights[0]
         for tally, weight in zip(tallies, weights):
-            tally.add(p.counts, p.sample.class_id, weight)
-        if name_auc:
-            evidence = p.evidence.cpu().numpy()
-            named = evidence[p.mask == p.sample.class_id]
-            others = evidence[(p.mask != p.sample.class_id) & (p.mask != 0) & (p.mask != IGNORE)]
-            if len(named) and len(others):
-                areas += [auc(named, others)] * weights[0]
+            tally.add(counts, sample.class_id, weight)
+        if area is not None:
+            areas += [area] * weights[0]
     mious = [100 * tally.miou for tally in tallies]
     per_class = [tally.per_class() for tally in tallies]
     scores = {
@@ -95,6 +93,14 @@ def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], clas
         scores["name_auc"] = float(np.mean(areas)) if areas else None
         scores["name_auc_samples"] = len(areas)
     return scores
+
+
+def _name_auc(p: Prediction) -> float | None:
+    """None where the image shows no other object."""
+    evidence = p.evidence.cpu().numpy()
+    named = evidence[p.mask == p.sample.class_id]
+    others = evidence[(p.mask != p.sample.class_id) & (p.mask != 0) & (p.mask != IGNORE)]
+    return auc(named, others) if len(named) and len(others) else None
 
 
 def absent_names(samples: list[Sample], present: np.ndarray, class_ids: tuple[int, ...], seed: int) -> dict[Sample, int]:

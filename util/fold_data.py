@@ -5,15 +5,16 @@ from util.folds import classes_of
 from util.index import read_index
 from util.loader import Loader
 from util.manifest import read_manifest
+from util.processes import ALONE, Processes
 from util.samples import Sample, episodic, exhaustive, spread, train_images
 from util.transform import FITS
 
 
 class FoldData:
-    """Raises UserError wherever lists, images or masks are missing or wrong."""
+    """Raises UserError wherever lists, images or masks are missing or wrong. Each of several processes loads its part."""
 
-    def __init__(self, cfg: Config):
-        self.cfg = cfg
+    def __init__(self, cfg: Config, processes: Processes = ALONE):
+        self.cfg, self.processes = cfg, processes
         self.classes = classes_of(cfg.data)
         self.unseen = self.classes.unseen(cfg.fold)
         self.seen = self.classes.seen(cfg.fold)
@@ -26,7 +27,8 @@ class FoldData:
         index = read_index(cfg.data.root, cfg.data.train_list, count)
         images = train_images(index, self.classes, cfg.fold, cfg.data.min_pixels, cfg.data.train_classes)
         dataset = TrainDataset(cfg.data.root, index, images, count, cfg.model.size, self.fill, cfg.augment, cfg.seed)
-        batches = TrainBatches(len(dataset), cfg.train.batch_size, cfg.train.epoch_samples, cfg.seed)
+        batches = TrainBatches(len(dataset), cfg.train.batch_size, cfg.train.epoch_samples, cfg.seed,
+                               self.processes.rank, self.processes.count)
         return train_loader(dataset, batches, cfg.data.workers), batches, len(dataset)
 
     def draws(self) -> list[list[Sample]]:
@@ -56,7 +58,7 @@ class FoldData:
         return spread(exhaustive(self.index, self.seen, self.cfg.data.min_pixels), self.cfg.eval.seen_samples)
 
     def loader(self, samples: list[Sample]) -> Loader:
-        """Batches of test samples."""
-        dataset = EvalDataset(self.cfg.data.root, self.index, samples, len(self.classes.names), self.cfg.model.size,
-                              self.fill, FITS[self.cfg.eval.fit])
+        """Batches of this process's share of the test samples."""
+        dataset = EvalDataset(self.cfg.data.root, self.index, self.processes.share(samples), len(self.classes.names),
+                              self.cfg.model.size, self.fill, FITS[self.cfg.eval.fit])
         return eval_loader(dataset, self.cfg.eval.batch_size, self.cfg.data.workers)

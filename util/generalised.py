@@ -8,6 +8,7 @@ from util.dataset import EvalBatch
 from util.folds import Classes
 from util.loader import Loader
 from util.metric import Confusion, harmonic
+from util.processes import ALONE, Processes
 from util.progress import progress
 
 CHUNK_ON_CPU = 8          # names at once: more keep a CPU no busier
@@ -79,8 +80,8 @@ def chunk_of(model, images: torch.Tensor, names: int) -> int:
 
 
 def evaluate_generalised(labelled: Iterator[tuple[np.ndarray, np.ndarray]], seen: tuple[int, ...],
-                         unseen: tuple[int, ...], classes: Classes) -> dict:
-    """Score one label a pixel.
+                         unseen: tuple[int, ...], classes: Classes, processes: Processes = ALONE) -> dict:
+    """Score one label a pixel, of the images of all processes.
 
     Returns, all in percent: miou, the mean over the unseen classes (U), seen_miou (S), hiou, their harmonic mean,
     pixel_accuracy, background IoU, fb_iou (background against all classes), and per_class {name: IoU} of all classes;
@@ -90,6 +91,8 @@ def evaluate_generalised(labelled: Iterator[tuple[np.ndarray, np.ndarray]], seen
     for labels, mask in labelled:
         confusion.add(labels, mask)
         images += 1
+    confusion.counts = processes.sum(torch.from_numpy(confusion.counts)).numpy()
+    images = sum(processes.gather(images))
     iou = confusion.iou()
     seen_miou, unseen_miou = confusion.mean(seen), confusion.mean(unseen)
     return {"protocol": "generalised", "samples": images, "miou": 100 * unseen_miou, "seen_miou": 100 * seen_miou,

@@ -1,4 +1,6 @@
 """Progress with the time left: a bar on a terminal, a plain line now and then in a log file or CI."""
+import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -32,9 +34,14 @@ class _Lines:
 
 
 def progress(items: Iterable, label: str, total: int | None = None, initial: int = 0):
-    """Iterate over ``items`` with progress on stderr; ``set_postfix(loss=...)`` adds a note."""
+    """Iterate over ``items`` with progress on stderr; ``set_postfix(loss=...)`` adds a note.
+
+    Of several processes the first speaks alone.
+    """
     if total is None and hasattr(items, "__len__"):
         total = len(items) + initial
+    if os.environ.get("RANK", "0") != "0":
+        return _Lines(items, label, total, initial, every=math.inf)
     if sys.stderr.isatty():
         return tqdm(items, desc=label, total=total, initial=initial, dynamic_ncols=True, leave=False)
     return _Lines(items, label, total, initial)

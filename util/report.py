@@ -11,18 +11,23 @@ from util.evaluate import Prediction, absent_names, evaluate, predict
 from util.errors import UserError
 from util.fold_data import FoldData
 from util.generalised import evaluate_generalised, label_images
+from util.processes import ALONE, Processes
 from util.run import Run, code_version
 from util.samples import TRAINED_ON, Sample, distinct, spread
 from util.visualize import panel, png, sheet
 
 
-def watch(predictions: Iterable[Prediction], chosen: list[Sample], kept: dict[Sample, Prediction]) -> Iterator[Prediction]:
-    """Pass predictions on, keeping those of the chosen samples."""
-    wanted = set(chosen)
+def watch(predictions: Iterable[Prediction], chosen: list[Sample], kept: dict[Sample, Prediction],
+          processes: Processes = ALONE) -> Iterator[Prediction]:
+    """Pass predictions on; in the end ``kept`` has those of the chosen samples, from all processes and on the CPU."""
+    wanted, mine = set(chosen), {}
     for p in predictions:
-        if p.sample in wanted:
-            kept[p.sample] = p
+        if p.sample in wanted:  # cloned: the rest of the batch must not travel along
+            mine[p.sample] = p._replace(image=p.image.clone(), evidence=p.evidence.cpu().clone(),
+                                        prior=p.prior.cpu().clone())
         yield p
+    found = {sample: p for part in processes.gather(mine) for sample, p in part.items()}
+    kept.update((sample, found[sample]) for sample in chosen)
 
 
 def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autocast, checkpoint: str, clip: str,
@@ -39,7 +44,7 @@ def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autoc
         "parameters": cost.parameters(model),
         "gflops_per_image": round(cost.gflops_per_image(model, text, cfg.model.size, device, autocast), 4),
         "clip_fingerprint": clip, "code": code_version(), "command": shlex.join(["python", *sys.argv]),
-        "machine": describe(device, cfg.precision), "config": to_dict(cfg),
+        "machine": describe(device, cfg.precision, data.processes.count), "config": to_dict(cfg),
         "panels": {_panel_file(sample, data): sample.class_id for sample in kept},
     }
     run.write_json("results.json", results)
@@ -62,12 +67,12 @@ def _test_names(model, text, data: FoldData, cfg: Config, device, autocast) -> t
     samples = distinct(draws)
     chosen, kept = spread(samples, cfg.eval.pictures), {}
     stream = predict(model, text, data.loader(samples), device, autocast, f"test fold {cfg.fold}")
-    scores = evaluate(watch(stream, chosen, kept), data.unseen, data.classes, data.sample_protocol, cfg.eval.name_check,
-                      draws)
+    scores = evaluate(watch(stream, chosen, kept, data.processes), data.unseen, data.classes, data.sample_protocol,
+                      cfg.eval.name_check, draws, data.processes)
     if cfg.eval.name_check:
         asked = absent_names(samples, data.index.pixels, data.unseen, cfg.eval.seed)
         stream = predict(model, text, data.loader(list(asked)), device, autocast, "under absent names", asked)
-        absent = evaluate(stream, data.unseen, data.classes, data.sample_protocol)
+        absent = evaluate(stream, data.unseen, data.classes, data.sample_protocol, processes=data.processes)
         scores["absent_name_miou"] = absent["miou"] if asked else None  # no class of the fold may be absent anywhere
         scores["absent_name_samples"] = absent["samples"]
     return scores, kept
@@ -79,7 +84,8 @@ def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast
         raise UserError(f"eval.protocol=generalised is for model.kind=esda; {cfg.model.kind} has no evidence to compare")
     stream = label_images(model, text, data.loader(data.every_image()), device, autocast, cfg.eval.presence,
                           cfg.eval.chunk, f"generalised test, fold {cfg.fold}")
-    return {**evaluate_generalised(stream, data.seen, data.unseen, data.classes), "presence": cfg.eval.presence}, {}
+    scores = evaluate_generalised(stream, data.seen, data.unseen, data.classes, data.processes)
+    return {**scores, "presence": cfg.eval.presence}, {}
 
 
 def where(run: Run) -> str:

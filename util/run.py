@@ -12,9 +12,11 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from util import checkpoint
 from util.atomic import write_bytes_atomically
 from util.config import ROOT, Config, to_dict
 from util.errors import UserError
+from util.processes import ALONE, Processes
 
 
 def code_version() -> str:
@@ -43,13 +45,18 @@ class Run:
         self._events: EventsWriter | None = None
 
     @staticmethod
-    def start(cfg: Config, suffix: str = "") -> "Run":
+    def start(cfg: Config, suffix: str = "", processes: Processes = ALONE) -> "Run":
         """A new folder named by ``cfg.run``, or by the time with ``suffix``."""
-        name = cfg.run or time.strftime("%Y%m%d-%H%M%S") + suffix
-        run = Run(Path(cfg.exp) / cfg.dataset / cfg.arch / f"fold{cfg.fold}" / name, fresh=True)
+        name = processes.gather(cfg.run or time.strftime("%Y%m%d-%H%M%S") + suffix)[0]  # clocks differ by a second
+        run = Run.open(Path(cfg.exp) / cfg.dataset / cfg.arch / f"fold{cfg.fold}" / name, True, processes)
         run.write_text("config.yaml", yaml.safe_dump(to_dict(cfg), sort_keys=False))
         run.write_text("code.txt", f"{code_version()}\n{shlex.join(sys.argv)}\n")
         return run
+
+    @staticmethod
+    def open(folder: Path, fresh: bool, processes: Processes) -> "Run":
+        """The run in ``folder``, for rank 0 to write."""
+        return SilentRun(folder) if processes.rank else Run(folder, fresh)
 
     @property
     def checkpoints(self) -> Path:
@@ -104,9 +111,41 @@ class Run:
     def write_json(self, name: str, values: dict) -> Path:
         return self.write_text(name, json.dumps(values, indent=2) + "\n")
 
+    def write_checkpoint(self, name: str, content: dict) -> None:
+        """checkpoints/``name`` of tensors and plain values."""
+        checkpoint.write_atomically(self.checkpoints / name, content)
+
     def close(self) -> None:
         """Close the files, quietly: what could not be written has been told of by then."""
         for file in (self._events, self._log):
             with contextlib.suppress(OSError):
                 if file:
                     file.close()
+
+
+class SilentRun(Run):
+    """The same run in a process that is not the one to write: it knows the folder, writes nothing and says nothing."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def log(self, text: str) -> None:
+        pass
+
+    def open_events(self, step: int) -> None:
+        pass
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        pass
+
+    def picture(self, tag: str, image, step: int) -> None:
+        pass
+
+    def write(self, name: str, data: bytes) -> Path:
+        return self.folder / name
+
+    def write_checkpoint(self, name: str, content: dict) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -2,6 +2,7 @@
 #   setup REQUIREMENTS            and
 #   config_of DATASET             sets `config` to config/DATASET/esda.yaml, or of shapes/notext to config/shapes/notext.yaml
 #   folds_of FOLD [key=value ...] sets `folds` to FOLD, or to all that the config's data set has
+#   launch_of NPROC               sets `launch` to what stands between python and a script that runs in NPROC processes
 # In an active virtual or conda environment that is its own python, and what is missing there is said. Elsewhere .venv
 # is made once; .venv/made_with.* hold the requirements it was made with, and are written last.
 
@@ -45,6 +46,15 @@ config_of() {
         echo "error: $config: no such file; DATASET is one of: $(cd config && ls -d */ | tr -d / | xargs)" >&2
         exit 2
     fi
+}
+
+launch_of() {
+    launch=()
+    if [[ ! $1 =~ ^[1-9][0-9]*$ ]]; then
+        echo "error: NPROC=$1 should be the number of processes, 1 or more" >&2
+        exit 2
+    fi
+    [ "$1" = 1 ] || launch=(-m util.launch "$1")
 }
 
 folds_of() {

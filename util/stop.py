@@ -22,9 +22,9 @@ class StopRequest:
             signal.signal(number, self._handle)
 
     def _handle(self, number, _frame) -> None:
-        if self.number is not None or not self.held:
+        again, self.number = self.number is not None, number  # kept, should what is raised here be lost in a destructor
+        if again or not self.held:
             raise Stopped(number)
-        self.number = number
 
     def check(self) -> None:
         if self.number is not None:
