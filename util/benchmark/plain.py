@@ -64,14 +64,14 @@ class Released(nn.Module):
     def decoder(self):
         return self.model.decoder
 
-    def forward(self, images: Tensor, text, keep: Tensor | None = None) -> Segmentation:
+    def forward(self, images: Tensor, text, keep: Tensor | None = None, heard=None) -> Segmentation:
         if self.each_step:
             with torch.no_grad():
                 text = self.model.text_encoder(text)
         if self.training or not self.maps:
-            return self.model(images, text, keep)
+            return self.model(images, text, keep, heard)
         self.model.image_encoder.train()  # so that it hands the blocks over; nothing in it is random
-        output = self.model(images, text, keep)
+        output = self.model(images, text, keep, heard)
         side = images.shape[-1]
         target = torch.zeros(len(images), side, side, dtype=torch.uint8, device=images.device)
         target[:, side // 4:side // 2, side // 4:side // 2] = 1              # whose cost is that of any other mask

@@ -7,7 +7,7 @@ from util.benchmark.switches import EVAL, GENERALISED, TRAIN
 from util.engine import Progress, train_one_epoch
 from util.evaluate import evaluate, predict
 from util.generalised import label_images
-from util.processes import Processes
+from util.processes import ALONE
 
 
 class Work:
@@ -20,7 +20,6 @@ class Work:
         else:
             self.batches = {batched: subject.eval_batches(images, images if batched else 1)
                             for batched in (True, False)}
-        self.processes = Processes(subject.device)
 
     def call(self, variant: Variant) -> Callable[[], object]:
         return {TRAIN: self._train, EVAL: self._evaluate, GENERALISED: self._label}[self.kind](variant)
@@ -30,7 +29,7 @@ class Work:
 
         def step():
             return list(train_one_epoch(variant.model, variant.losses_of, variant.text, [self.batch], variant.optimizer,
-                                        Progress(), 1, cfg.train, device, variant.autocast, self.processes))
+                                        Progress(), 1, cfg.train, device, variant.autocast, ALONE))
         return step
 
     def _evaluate(self, variant: Variant):
