@@ -49,10 +49,16 @@ def environment(script_environment) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def start(environment):
     """start(command, options, exp) starts a run that is named "it" in ``exp``."""
+    started = []
+
     def start(command, options, exp, *more) -> subprocess.Popen:
-        return subprocess.Popen([*command, *options, f"exp={exp}", "run=it", *more], cwd=ROOT, env=environment,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    return start
+        started.append(subprocess.Popen([*command, *options, f"exp={exp}", "run=it", *more], cwd=ROOT, env=environment,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()  # where a test has failed
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +66,7 @@ def finish(start):
     """As ``start``, to a good end; returns the run's folder."""
     def finish(*arguments) -> Path:
         process = start(*arguments)
-        said = process.communicate(timeout=120)
+        said = process.communicate(timeout=300)
         assert process.returncode == 0, said
         return folder(arguments[2])
     return finish
@@ -119,7 +125,7 @@ def test_two_processes_train_to_the_numbers_of_one(alone, options, environment, 
     assert json.loads((folder(tmp_path) / "results.json").read_text())["machine"].startswith("2 processes")
 
 
-def wait_for(what, process, seconds=60):
+def wait_for(what, process, seconds=300):
     end = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, process.communicate()[1]
@@ -144,7 +150,7 @@ def test_two_stop_together_and_one_goes_on(alone, start, finish, options, tmp_pa
     process = start([*LAUNCH, *TRAIN], options, tmp_path, "train.checkpoint_minutes=0")
     wait_for(lambda: in_training(tmp_path), process)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=300)[1]
     assert process.returncode == 143 and said.count("resume=") == 1 and "Traceback" not in said
     same(finish([sys.executable, *TRAIN], options, tmp_path, f"resume={folder(tmp_path)}"), alone)
 
@@ -171,9 +177,10 @@ def test_a_lost_rank_ends_the_run_with_its_reason(start, options, tmp_path):
 @pytest.mark.parametrize("mistake, named", [("trian.lr=1", "train.lr"), ("train.batch_size=9", "8 or 10")])
 def test_a_mistake_of_all_is_told_once(mistake, named, start, options, tmp_path):
     process = start([*LAUNCH, *TRAIN], options, tmp_path, mistake)
-    output, said = process.communicate(timeout=60)
+    output, said = process.communicate(timeout=300)
     assert process.returncode == 2 and output == "" and not folder(tmp_path).exists()
-    assert said.strip().count("\n") == 0 and said.startswith("error: ") and named in said
+    line, = [line for line in said.splitlines() if not line.startswith("indexed ")]
+    assert line.startswith("error: ") and named in line
 
 
 @pytest.mark.parametrize("script, status, said", [
