@@ -40,6 +40,8 @@ class Ranks:
                     command, env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL if rank else None, stderr=stderr,
                     start_new_session=True))
+        if self.asked is not None:  # the last one may have missed it, and none has begun
+            self.end()
 
     def _pass_on(self, number: int, _frame) -> None:
         self.asked = number
@@ -79,7 +81,7 @@ class Ranks:
         status, first, who = self.processes[failed].returncode, self.processes[0].returncode, \
             f"rank {failed} of {len(self.processes)}"
         if self.asked is not None:
-            if first < 0:  # it had no time to
+            if first < 0:  # it had no time to say so
                 print("\nstopped; go on with resume= and the folder of the run", file=sys.stderr)
             return 128 + self.asked
         if status < 0:
