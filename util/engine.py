@@ -77,7 +77,7 @@ def _gradients(model, wrapped, losses_of, text, batch: TrainBatch, options, devi
     for first in range(0, mine, size):
         part = slice(first, first + size)
         named = text[rows[part]]
-        heard = named if noise is None else named.noisy(options.text_noise, noise[part])
+        heard = None if noise is None else named.noisy(options.text_noise, noise[part])
         with processes.gradients_wait(wrapped, first + size < mine):
             with autocast:
                 output = wrapped(images[part], named, keep[part], heard)
