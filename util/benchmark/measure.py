@@ -1,12 +1,13 @@
 """Rows of measured work: plain, fast at each precision, and the ladder between them."""
 import gc
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 from util.benchmark.ceiling import count_flops, multiplying_in
 from util.benchmark.peak import peak_bytes
 from util.benchmark.subject import Subject, Variant
-from util.benchmark.switches import PLAIN, Switches, fast
+from util.benchmark.switches import PLAIN, TRAIN, Switches, fast
 from util.benchmark.timing import alternate
 from util.benchmark.works import Work
 
@@ -23,21 +24,41 @@ def rows(kind: str, subject: Subject, images: int, precisions: list[str], rungs:
     measured = list(wanted)
     wanted |= {name: switches for name, switches in rungs.items() if switches not in wanted.values()}
     work, one = Work(kind, subject, images), Work(kind, subject, 1)
-    calls, extra = {}, {}
+    makes, extra = {}, {}
     for name, switches in wanted.items():
-        variant = Variant(subject, switches)
-        calls[name] = _at(switches, work.call(variant))
         say(f"{kind}, {subject.cfg.model.size} px, {images} at once: {name}")
+        if name not in measured and not switches.compiled:
+            makes[name] = partial(_ready, subject, switches, work)  # made when its turn comes: memory has room for few
+            continue
+        variant = Variant(subject, switches)
+        call = _at(switches, work.call(variant))
+        makes[name] = partial(_same, call)
         if name in measured:  # which warms up, too
             extra[name] = {"gflop_per_image": count_flops(_at(switches, one.call(variant))) / 1e9,
-                           "peak_bytes": peak_bytes(calls[name], variant, subject.device)}
-        elif subject.device.type == "cuda" or switches.compiled:
-            extra[name] = {"first_seconds": alternate({name: calls[name]}, 1, subject.device)[name][0]}
-    seconds = alternate(calls, rounds, subject.device)
-    del calls
+                           "peak_bytes": peak_bytes(call, variant, subject.device)}
+        else:
+            extra[name] = {"first_seconds": alternate({name: makes[name]}, 1, subject.device)[name][0]}
+    say(f"{kind}, {subject.cfg.model.size} px, {images} at once: {rounds} rounds of {len(makes)}")
+    seconds = alternate(makes, rounds, subject.device)
+    makes.clear()
     gc.collect()
     return [_row(kind, subject, images, name, switches, seconds, extra.get(name, {}))
             for name, switches in wanted.items()]
+
+
+def _same(call: Callable) -> Callable:
+    return call
+
+
+def _ready(subject: Subject, switches: Switches, work: Work) -> Callable:
+    """A variant made and warmed up, as far as that is needed: on a CPU the first run is like any other."""
+    variant = Variant(subject, switches)
+    if work.kind == TRAIN:
+        variant.start_optimizer()
+    call = _at(switches, work.call(variant))
+    if subject.device.type == "cuda":
+        call()
+    return call
 
 
 def _at(switches: Switches, call: Callable) -> Callable:

@@ -67,7 +67,7 @@ class Released(nn.Module):
     def forward(self, images: Tensor, text, keep: Tensor | None = None, heard=None) -> Segmentation:
         if self.each_step:
             with torch.no_grad():
-                text = self.model.text_encoder(text)
+                text, heard = self.model.text_encoder(text), None            # no noise here: both are the same ids
         if self.training or not self.maps:
             return self.model(images, text, keep, heard)
         self.model.image_encoder.train()  # so that it hands the blocks over; nothing in it is random

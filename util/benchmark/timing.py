@@ -6,11 +6,15 @@ from collections.abc import Callable
 import torch
 
 
-def alternate(calls: dict[str, Callable], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each call in each round. A round runs all of them once, so that what disturbs one disturbs all."""
-    seconds = {name: [] for name in calls}
+def alternate(makes: dict[str, Callable[[], Callable]], rounds: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds that what each of ``makes`` returns takes, in each round; the making is not timed.
+
+    A round runs all of them once, one after the other, so that what disturbs one disturbs all.
+    """
+    seconds = {name: [] for name in makes}
     for _ in range(rounds):
-        for name, call in calls.items():
+        for name, make in makes.items():
+            call = make()
             give_back_memory()
             synchronise(device)
             start = time.perf_counter()
@@ -22,7 +26,7 @@ def alternate(calls: dict[str, Callable], rounds: int, device: torch.device) -> 
 
 def give_back_memory() -> None:
     """Return what the C library keeps of freed memory. Variants ask for pieces of different sizes, and kept ones would
-    fit none of the others: of fifteen variants in turn a process once grew to 22 GB.
+    fit none of the others: with fifteen variants in turn, and util/setup.sh's settings, a process grew to 22 GB.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
