@@ -28,7 +28,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         hidden = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))                            # (B heads, N, C/heads)
     scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=width ** -0.5)
-    return torch.bmm(scores.softmax(dim=-1), v).unflatten(0, heads)
+    # Where nothing is kept for backward, in place: the scores of twelve heads do not fit into the cache.
+    weights = torch.softmax(scores, dim=-1, out=None if torch.is_grad_enabled() else scores)
+    return torch.bmm(weights, v).unflatten(0, heads)
 
 
 class Attention(nn.Module):
