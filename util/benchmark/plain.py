@@ -26,7 +26,9 @@ class PlainAttention(nn.MultiheadAttention):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """As Attention.forward; mask is (N, N) or (B, 1, 1, N). What is True in it is False to torch's module."""
-        x = x.transpose(0, 1)                                                # (N, B, C)
+        # In memory, too, as CLIP's residual stream is: of a view, torch's linear without gradients may copy the weights
+        # for every position.
+        x = x.transpose(0, 1).contiguous()                                   # (N, B, C)
         hidden = {}
         if mask is not None:
             hidden = {"attn_mask": ~mask} if mask.ndim == 2 else {"key_padding_mask": ~mask[:, 0, 0]}

@@ -26,7 +26,7 @@ def alternate(makes: dict[str, Callable[[], Callable]], rounds: int, device: tor
 
 def give_back_memory() -> None:
     """Return what the C library keeps of freed memory. Variants ask for pieces of different sizes, and kept ones would
-    fit none of the others: with fifteen variants in turn, and util/setup.sh's settings, a process grew to 22 GB.
+    fit none of the others.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
