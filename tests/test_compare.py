@@ -92,6 +92,18 @@ def test_means_and_deviation_by_hand(made, run, rows):
     assert printed["training a fold"] == "1:00:02"
 
 
+def test_held_out_seen_classes_of_the_epoch_that_counts(made, run, rows):
+    for fold in range(4):
+        scores = {"fb_iou": 0, "protocol": "episodic", "samples": 1000, "per_class": {f"low {fold}": 39.0}}
+        made("esda", fold, 40, selections={"unseen": {"miou": 40, "seen_miou": 60.0 + fold, **scores},
+                                           "last": {"miou": 39, "seen_miou": 70.0 + fold, **scores}})
+    made.folds("clsclip", [30] * 4)
+    text = run()
+    assert cells(text, "esda")["seen, held out"] == "61.5" and cells(text, "clsclip")["seen, held out"] == "-"
+    assert "- Seen, held out: mIoU of seen classes on validation images" in text
+    assert float(rows("--select", "last", places=[made.exp / "pascal/esda"])["esda"]["seen_held_out_miou"]) == 71.5
+
+
 def test_one_seed_has_no_deviation(made, run, rows):
     made.folds("esda", (10, 20, 30, 40))
     assert cells(run(), "esda")["mean mIoU"] == "25.0" and rows()["esda"]["miou_std_over_seeds"] == ""

@@ -11,6 +11,7 @@ from util.compare.runs import read
 from util.config import Config, from_command_line
 from util.errors import run_main
 from util.folds import classes_of
+from util.markdown import table
 
 COLUMNS = (("miou", "mIoU"), ("fb_iou", "FB-IoU"), ("name_auc", "name AUC"), ("absent_name_miou", "absent-name mIoU"),
            ("seen_miou", "seen mIoU"), ("hiou", "hIoU"), ("pixel_accuracy", "pixel accuracy"))
@@ -27,17 +28,14 @@ def markdown(group: Group) -> str:
     """Folds and their mean as a Markdown table; the protocol stands above it."""
     first, results = group.first, [r.raw for r in group.results]
     columns = [(key, head) for key, head in COLUMNS if all(r.get(key) is not None for r in results)]
-    lines = [f"{first.dataset}, {first.arch}: unseen classes, {first.protocol} protocol, "
-             f"{' + '.join(str(r.samples) for r in group.results)} samples", "",
-             f"| fold | {' | '.join(head for _, head in columns)} |", f"|---|{'---|' * len(columns)}"]
-
     def row(name, values):
-        cells = (f"{v:.3f}" if key == "name_auc" else f"{v:.1f}" for (key, _), v in zip(columns, values))
-        return f"| {name} | {' | '.join(cells)} |"
+        return [str(name), *(f"{v:.3f}" if key == "name_auc" else f"{v:.1f}" for (key, _), v in zip(columns, values))]
 
-    lines += [row(r["fold"], [r[key] for key, _ in columns]) for r in results]
-    lines.append(row("mean", [fmean(r[key] for r in results) for key, _ in columns]))
-    return "\n".join(lines)
+    rows = [row(r["fold"], [r[key] for key, _ in columns]) for r in results]
+    rows.append(row("mean", [fmean(r[key] for r in results) for key, _ in columns]))
+    return (f"{first.dataset}, {first.arch}: unseen classes, {first.protocol} protocol, "
+            f"{' + '.join(str(r.samples) for r in group.results)} samples\n\n"
+            + table(["fold", *(head for _, head in columns)], rows))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What was measured, as Markdown."""
 from util.benchmark.cards import CARDS, RESERVED
 from util.benchmark.switches import EVAL, GENERALISED, LEVERS, OPTIONS, TRAIN, WORDS
+from util.markdown import table
 
 GIB = 2 ** 30
 
@@ -10,10 +11,6 @@ def markdown(found: dict) -> str:
     parts = [_head(found), *(_work(found, kind) for kind in (TRAIN, EVAL, GENERALISED)),
              *(_ladder(found, kind) for kind in (TRAIN, EVAL, GENERALISED)), _memory(found), _loader(found)]
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def table(heads: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(["| " + " | ".join(cells) + " |" for cells in [heads, ["---"] * len(heads), *rows]])
 
 
 def _head(found: dict) -> str:

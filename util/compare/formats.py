@@ -5,6 +5,7 @@ import io
 from util.compare.groups import Group
 from util.compare.published import Published
 from util.compare.tables import EXTRA, Table, extra_of
+from util.markdown import table as markdown_table
 from util.selection import SELECTIONS
 
 _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -17,13 +18,8 @@ def markdown(tables: list[Table]) -> str:
 
 
 def _section(table: Table) -> str:
-    def line(cells: list[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
-    heads = table.heads()
-    lines = [f"## {table.dataset}: IoU in percent on unseen classes", "", line(heads),
-             "|---|" + "---:|" * (len(heads) - 1), *(line(table.run_cells(g)) for g in table.groups),
-             *(line(table.published_cells(k)) for k in range(len(table.published))), "",
+    rows = [*map(table.run_cells, table.groups), *map(table.published_cells, range(len(table.published)))]
+    lines = [f"## {table.dataset}: IoU in percent on unseen classes", "", markdown_table(table.heads(), rows), "",
              *(f"- {note}" for note in table.notes())]
     for g in table.groups:
         lines.append(f"- {g.first.arch} ({g.first.selection}, {g.first.protocol}), seeds {_words(g.seeds, ', ')}: "
@@ -60,7 +56,7 @@ def as_csv(tables: list[Table]) -> str:
     folds = [f"miou_fold{k}" for k in range(max(table.folds for table in tables))]
     fields = ["dataset", "model", "published", "source", "selected_by", "protocol", "samples", "trained_on", "seeds",
               "folds", "of_folds", *folds, "miou", "miou_std_over_seeds", "miou_minus_baseline",
-              *(key for key, _ in EXTRA), "fb_iou",
+              *(key for key, _ in EXTRA), "fb_iou", "seen_held_out_miou",
               *(f"miou_selected_by_{rule}" for rule in SELECTIONS), "parameters_trainable", "parameters_total",
               "gflops_per_image", "training_seconds", "machines", "runs"]
     text = io.StringIO()
@@ -81,6 +77,7 @@ def _run_fields(table: Table, group: Group) -> dict:
             **{f"miou_fold{k}": value for k, value in group.by_fold(lambda r: r.miou).items()}, "miou": group.mean(),
             "miou_std_over_seeds": group.deviation, "miou_minus_baseline": table.difference(group),
             **{key: extra_of(group, key) for key, _ in EXTRA}, "fb_iou": group.mean(lambda r: r.fb_iou),
+            "seen_held_out_miou": group.mean(lambda r: r.held_out),
             **{f"miou_selected_by_{rule}": group.mean(lambda r: r.selections.get(rule)) for rule in SELECTIONS},
             "parameters_trainable": first.parameters[0], "parameters_total": first.parameters[1],
             "gflops_per_image": max(r.gflops for r in group.results),

@@ -29,6 +29,7 @@ class Result:
     trained_on: str            # data.train_classes of the training, and whose fold if not this one's
     miou: float
     fb_iou: float
+    held_out: float | None     # mIoU of seen classes on held-out images at that epoch, which only training scores
     per_class: dict[int, float]    # by class id, of the unseen classes that were met
     names: dict[int, str]          # of the fold's class ids; configurations may call a class differently
     selections: dict[str, float]   # mIoU by each rule that is known
@@ -81,6 +82,7 @@ def read(file: Path, select: str | None = None) -> Result:
         folder=file.parent, **{key: raw[key] for key in ("dataset", "arch", "fold", "folds", "protocol", "samples")},
         seed=origin.get("seed", raw["config"]["seed"]), selection=selection, trained_on=_trained_on(raw),
         miou=scores["miou"], fb_iou=scores["fb_iou"],
+        held_out=raw.get("selections", {}).get(selection, {}).get("seen_miou"),
         per_class={ids[name]: iou for name, iou in scores["per_class"].items() if name in ids},
         names={c: name for name, c in ids.items()},
         selections={rule: s["miou"] for rule, s in raw.get("selections", {selection: scores}).items()

@@ -43,7 +43,7 @@ class Table:
     def heads(self) -> list[str]:
         return ["model", *(f"fold {k}" for k in range(self.folds)), "mean mIoU",
                 *([f"against {self.baseline}"] if self.baseline else []), *(head for _, head in self.extra),
-                "FB-IoU", "at best unseen", "at best seen", "at last epoch", "selected by", "trained on",
+                "FB-IoU", "seen, held out", "at best unseen", "at best seen", "at last epoch", "selected by", "trained on",
                 "protocol, samples", "trains, M", "parameters, M", "GFLOPs an image", "training a fold"]
 
     def run_cells(self, group: Group) -> list[str]:
@@ -52,6 +52,7 @@ class Table:
         return [first.arch, *(_number(by_fold.get(k)) for k in range(self.folds)), _mean(group),
                 *([_number(self.difference(group), "+.1f")] if self.baseline else []),
                 *(_number(extra_of(group, key)) for key, _ in self.extra), _number(group.mean(lambda r: r.fb_iou)),
+                _number(group.mean(lambda r: r.held_out)),
                 *(_number(group.mean(lambda r: r.selections.get(rule))) for rule in SELECTIONS),
                 first.selection, first.trained_on, f"{first.protocol}, {_samples(group)}",
                 *(f"{n / 1e6:.2f}" for n in first.parameters), _gflops(max(r.gflops for r in group.results)),
@@ -82,6 +83,8 @@ class Table:
         notes.append(f"Selected by unseen: {SELECTIONS['unseen'].words}, as the field does; seen: "
                      f"{SELECTIONS['seen'].words}, which uses no unseen mask; last: the last epoch. The three "
                      f"columns before are the unseen-class mIoU at each of these epochs.")
+        if any(g.mean(lambda r: r.held_out) is not None for g in self.groups):
+            notes.append("Seen, held out: mIoU of seen classes on validation images, in eval.seen_samples samples.")
         notes.append("Parameters include CLIP's frozen ones; GFLOPs are of one name in one image, 2 a multiply-add, "
                      "without the text encoder, which runs once a run; training time is h:mm:ss, a mean over runs.")
         return notes + [f"[{k}] published, not run here: {p.source}{f'; {p.note}' if p.note else ''}."
