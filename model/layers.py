@@ -21,13 +21,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     heads, width = q.shape[:2], q.shape[-1]
-    if mask is None:
-        hidden = q.new_zeros(1, 1, 1)
-    else:  # adding it within the product saves a pass over the scores
+    hidden = q.new_zeros(1, 1, 1)
+    if mask is not None:  # adding it within the product saves a pass over the scores
         mask = mask[None] if mask.ndim == 2 else mask.expand(*heads, *mask.shape[2:]).flatten(0, 1)
         hidden = torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, float("-inf"))
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))                            # (B heads, N, C/heads)
-    scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=width ** -0.5)
+    scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=width ** -0.5, beta=0 if mask is None else 1)
     # Where nothing is kept for backward, in place: the scores of twelve heads do not fit into the cache.
     weights = torch.softmax(scores, dim=-1, out=None if torch.is_grad_enabled() else scores)
     return torch.bmm(weights, v).unflatten(0, heads)
@@ -80,6 +79,10 @@ class Block(nn.Module):
         return self._through(x, mask)
 
     def _through(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if not torch.is_grad_enabled() and torch.is_autocast_enabled(x.device.type):
+            # In evaluation the image encoder's residual stream, too, is in autocast's type: no sum and no norm then has to
+            # convert. In training it stays in fp32.
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         x = x + self.attn(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))
 

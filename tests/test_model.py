@@ -258,6 +258,22 @@ def test_frozen_weights_held_in_bf16_change_no_number():
     assert all(torch.equal(a, b) for a, b in zip(*found))
 
 
+def test_the_residual_stream_in_bf16_is_for_evaluation_alone():
+    """Under autocast the image encoder's tokens are bf16 where nothing trains, fp32 where something does; logits agree."""
+    model = tiny_esda(dropout=0.0).eval()
+    images, text, _ = batch(model)
+    exact, found, types = model(images, text).logits, {}, {}
+    model.image_encoder.transformer.resblocks[-1].register_forward_hook(
+        lambda module, args, out: types.update({torch.is_grad_enabled(): out.dtype}))
+    for trains in (True, False):
+        with torch.set_grad_enabled(trains), torch.autocast("cpu", torch.bfloat16):
+            found[trains] = model(images, text).logits
+        assert (found[trains] - exact).abs().max() < 0.03 * exact.abs().max()
+    assert types == {True: torch.float32, False: torch.bfloat16}
+    with torch.inference_mode():
+        assert torch.allclose(model(images, text).logits, exact, atol=1e-6)  # fp32 stays fp32
+
+
 def test_padding_dropped_or_hidden_is_the_same():
     model = tiny_esda().eval()
     images, text, _ = batch(model)
