@@ -104,6 +104,18 @@ def test_held_out_seen_classes_of_the_epoch_that_counts(made, run, rows):
     assert float(rows("--select", "last", places=[made.exp / "pascal/esda"])["esda"]["seen_held_out_miou"]) == 71.5
 
 
+def test_every_run_has_a_line_with_what_made_it(made, run, tmp_path):
+    made.folds("esda", (10, 20, 30, 40), seed=1, command="python train.py fold=K", code="abc1234", name_auc=0.91)
+    made.folds("clsclip", (5, 6, 7, 8), seed=2, trained_on=None, training_seconds=None, selections=None)
+    run("--partial")
+    lines = list(csv.DictReader((tmp_path / "out/runs.csv").read_text().splitlines()))
+    esda, clsclip = ([row for row in lines if row["model"] == arch] for arch in ("esda", "clsclip"))
+    assert [(row["fold"], row["seed"], row["miou"]) for row in esda] == [(str(k), "1", str(10 * k + 10)) for k in range(4)]
+    assert (esda[0]["command"], esda[0]["code"], esda[0]["name_auc"]) == ("python train.py fold=K", "abc1234", "0.91")
+    assert esda[0]["miou_selected_by_last"] == "8" and clsclip[0]["miou_selected_by_last"] == ""
+    assert len(lines) == 8 and clsclip[0]["command"] == "" and clsclip[3]["seed"] == "2"
+
+
 def test_one_seed_has_no_deviation(made, run, rows):
     made.folds("esda", (10, 20, 30, 40))
     assert cells(run(), "esda")["mean mIoU"] == "25.0" and rows()["esda"]["miou_std_over_seeds"] == ""

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from util.atomic import write_bytes_atomically
-from util.compare.formats import as_csv, latex, markdown
+from util.compare.formats import as_csv, latex, markdown, runs_as_csv
 from util.compare.groups import Group, gather
 from util.compare.picture import bars, name_among
 from util.compare.published import read_published
@@ -48,7 +48,8 @@ def main() -> None:
     made = tables(groups, read_published(options.published), options.baseline)
     text = markdown(made)
     print(text, end="")
-    files = {"table.md": text.encode(), "table.csv": as_csv(made).encode(), "table.tex": latex(made).encode()}
+    files = {"table.md": text.encode(), "table.csv": as_csv(made).encode(), "table.tex": latex(made).encode(),
+             "runs.csv": runs_as_csv(made).encode()}
     for table in made:
         for protocol in dict.fromkeys(g.first.protocol for g in table.groups):  # IoUs of two do not share a picture
             groups, which = [g for g in table.groups if g.first.protocol == protocol], f"{table.dataset}-{protocol}"

@@ -1,9 +1,11 @@
 """Tables as Markdown, LaTeX (booktabs) and CSV."""
 import csv
 import io
+from collections.abc import Iterable
 
 from util.compare.groups import Group
 from util.compare.published import Published
+from util.compare.runs import Result
 from util.compare.tables import EXTRA, Table, extra_of
 from util.markdown import table as markdown_table
 from util.selection import SELECTIONS
@@ -59,17 +61,35 @@ def as_csv(tables: list[Table]) -> str:
               *(key for key, _ in EXTRA), "fb_iou", "seen_held_out_miou",
               *(f"miou_selected_by_{rule}" for rule in SELECTIONS), "parameters_trainable", "parameters_total",
               "gflops_per_image", "training_seconds", "machines", "runs"]
+    return _csv(fields, (row for table in tables for row in (*(_group_fields(table, g) for g in table.groups),
+                                                             *(_published_fields(p) for p in table.published))))
+
+
+def runs_as_csv(tables: list[Table]) -> str:
+    """A line a run, with the commit and the command that made it: what the means are made of."""
+    fields = ["dataset", "model", "fold", "seed", "selected_by", "protocol", "samples", "trained_on", "miou", "fb_iou",
+              "seen_held_out_miou", *(f"miou_selected_by_{rule}" for rule in SELECTIONS), "name_auc", "absent_name_miou",
+              "training_seconds", "machine", "code", "command"]
+    return _csv(fields, (_run_fields(r) for table in tables for g in table.groups for r in g.results))
+
+
+def _csv(fields: list[str], rows: Iterable[dict]) -> str:
+    """Numbers to four decimals; what is None or not there is an empty field."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    for table in tables:
-        for row in (*(_run_fields(table, g) for g in table.groups), *(_published_fields(p) for p in table.published)):
-            writer.writerow({key: round(v, 4) if isinstance(v, float) else v
-                             for key, v in row.items() if key in fields})
+    for row in rows:
+        writer.writerow({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items() if key in fields})
     return text.getvalue()
 
 
-def _run_fields(table: Table, group: Group) -> dict:
+def _run_fields(r: Result) -> dict:
+    return {**r.raw, "model": r.arch, "seed": r.seed, "selected_by": r.selection, "trained_on": r.trained_on,
+            "miou": r.miou, "fb_iou": r.fb_iou, "seen_held_out_miou": r.held_out, "training_seconds": r.seconds,
+            **{f"miou_selected_by_{rule}": score for rule, score in r.selections.items()}}
+
+
+def _group_fields(table: Table, group: Group) -> dict:
     first = group.first
     return {"dataset": table.dataset, "model": first.arch, "published": "no", "selected_by": first.selection,
             "protocol": first.protocol, "samples": _words(group.samples.values(), "+"), "trained_on": first.trained_on,
