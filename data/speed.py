@@ -41,6 +41,16 @@ def draw(root: Path, width: int, height: int) -> Index:
     return Index("drawn", pairs, np.stack(pixels))
 
 
+def datasets(folder: Path, width: int, height: int, cfg: Config) -> tuple[TrainDataset, EvalDataset]:
+    """What ``cfg`` trains and is tested on, made of drawn images of one size, one sample an image."""
+    fill, size, index = mean_colour(cfg.model.pixel_mean), cfg.model.size, draw(folder, width, height)
+    classes = [tuple(np.flatnonzero(row[1:]) + 1) for row in index.pixels]
+    count, images = index.pixels.shape[1] - 1, TrainImages(list(range(IMAGES)), classes)
+    samples = [Sample(i, int(ids[0])) for i, ids in enumerate(classes)]
+    return (TrainDataset(str(folder), index, images, count, size, fill, cfg.augment, 0),
+            EvalDataset(str(folder), index, samples, count, size, fill))
+
+
 def milliseconds(do, items) -> float:
     """Mean time of ``do(item)``, after one round to warm up."""
     items = list(items)
@@ -56,14 +66,9 @@ def milliseconds(do, items) -> float:
 def measure(name: str, width: int, height: int) -> dict:
     """Milliseconds on one core: ``whole`` samples, their ``parts``, and ``index``ing a mask; and what was read."""
     cfg = load(Config, ROOT / "config" / name / "esda.yaml")
-    fill, size = mean_colour(cfg.model.pixel_mean), cfg.model.size
     with tempfile.TemporaryDirectory() as folder:
-        index = draw(Path(folder), width, height)
-        classes = [tuple(np.flatnonzero(row[1:]) + 1) for row in index.pixels]
-        count = index.pixels.shape[1] - 1
-        args = (folder, index)
-        train = TrainDataset(*args, TrainImages(list(range(IMAGES)), classes), count, size, fill, cfg.augment, 0)
-        test = EvalDataset(*args, [Sample(i, int(ids[0])) for i, ids in enumerate(classes)], count, size, fill)
+        train, test = datasets(Path(folder), width, height, cfg)
+        index, count, fill, size, classes = train.index, train.classes, train.fill, train.size, train.images.classes
         read = [read_pair(folder, pair, count) for pair in index.pairs]
         every = range(IMAGES)
         parts = {

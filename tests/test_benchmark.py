@@ -1,5 +1,6 @@
 """python -m util.benchmark: plain and fast compute the same, what it counts is right, and it runs end to end."""
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,12 +13,14 @@ from util import cost
 from util.benchmark.__main__ import arguments, plan
 from util.benchmark.cards import GIB, Line
 from util.benchmark.ceiling import count_flops
+from util.benchmark.fed import Waited
 from util.benchmark.peak import peak_bytes
 from util.benchmark.plain import PlainAttention
 from util.benchmark.subject import Subject, Variant
 from util.benchmark.switches import EVAL, GENERALISED, LEVERS, PLAIN, TRAIN, fast, ladder
 from util.benchmark.works import Work
 from util.config import ROOT, Config, load
+from util.dataset import TrainBatch
 from util.errors import UserError
 
 CPU = torch.device("cpu")
@@ -148,6 +151,19 @@ def test_the_model_of_memory_solves_back():
     assert line.at(sizes[2]) <= 12 * GIB < line.at(sizes[2] + 1)
 
 
+def test_waiting_for_the_loader_is_what_it_takes_and_nothing_else():
+    def slow():
+        for _ in range(3):
+            time.sleep(0.05)
+            yield TrainBatch(torch.zeros(2), torch.zeros(2), torch.tensor([1, 20]))
+
+    stream, taken = Waited(slow(), names=4), []
+    for batch in stream:
+        taken.append(batch.class_ids.tolist())
+        time.sleep(0.2)  # the step, which is not waiting
+    assert taken == [[1, 4]] * 3 and 0.15 <= stream.seconds < 0.6
+
+
 # As a user runs it
 
 def test_end_to_end(run_script, tmp_path):
@@ -169,7 +185,10 @@ def test_end_to_end(run_script, tmp_path):
     kept, again = (r for r in found["memory"] if r["precision"] == "fp32")
     assert again["image"] < kept["image"]
     assert found["loader"][0]["whole"]["training"] > 0
-    for title in ("Training step", "Evaluation", "Generalised", "Largest training batch at 128 px", "Loader"):
+    beside, = found["fed"]
+    assert beside["workers"] == 1 and beside["steps"] == 2 and beside["ms"] > 0 and 0 <= beside["waiting"] <= 1
+    for title in ("Training step", "Evaluation", "Generalised", "Largest training batch at 128 px", "Loader",
+                  "Training as the loader feeds it"):
         assert f"**{title}" in text
     assert "None" not in text and "nan" not in text
 

@@ -22,7 +22,7 @@ from util.device import computes_in_bf16, make_deterministic, pick_device, requi
 from util.errors import UserError, run_main
 from util.limits import check_limits
 
-WHAT = ("train", "eval", "generalised", "ladder", "memory", "loader")
+WHAT = ("train", "eval", "generalised", "ladder", "memory", "loader", "fed")
 PRECISIONS = ("fp32", "tf32", "bf16")
 IMAGES = {"cpu": (2, 4), "cuda": (8, 32)}      # at once: training, evaluation
 MEMORY = {"cpu": (1, 2), "cuda": (2, 8)}       # images in the steps that the model of memory is fitted to
@@ -32,7 +32,8 @@ ROUNDS = {"cpu": 2, "cuda": 20}
 def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m util.benchmark", description=__doc__.partition("\n")[0])
     parser.add_argument("--what", type=_some_of(WHAT), default=WHAT, metavar="A,B", help=f"default: {','.join(WHAT)}. "
-                        "ladder: each fast path of training and evaluation by itself; memory: the largest batches")
+                        "ladder: each fast path of training and evaluation by itself; memory: the largest batches; "
+                        "fed: a training step while the loader makes its images")
     parser.add_argument("--sizes", type=_counts, metavar="PX,PX", help="default: the config's")
     parser.add_argument("--precisions", type=_some_of(PRECISIONS), metavar="A,B", help="of the fast mode (fp32, tf32, "
                         "bf16), the last for the ladder; default: fp32 and what the device is fast in")

@@ -7,13 +7,16 @@ import cv2
 import torch
 
 from data import speed
-from util.benchmark import cards, measure
+from util.benchmark import cards, fed, measure
 from util.benchmark.ceiling import ceiling
 from util.benchmark.subject import Subject
 from util.benchmark.switches import EVAL, GENERALISED, TRAIN, ladder
 from util.config import Config
 from util.device import describe
 from util.run import code_version
+
+
+FED_STEPS = {"cpu": 4, "cuda": 40}    # of training beside the loader
 
 
 class Plan(NamedTuple):
@@ -38,7 +41,7 @@ def collect(plan: Plan) -> dict:
     start, device = time.monotonic(), plan.device
     kinds = [(TRAIN, plan.batches, "train"), (EVAL, plan.eval_batches, "eval"), (GENERALISED, [1], "generalised")]
     rates = [_ceilings(plan)]
-    rows, memory = [], []
+    rows, memory, beside = [], [], []
     for cfg in plan.configs:
         first = cfg is plan.configs[0]
         subject = Subject.make(cfg, device, plan.names)
@@ -52,6 +55,10 @@ def collect(plan: Plan) -> dict:
                 for recomputed in (False, True):
                     say(f"memory: {precision}, checkpoint_blocks {str(recomputed).lower()}")
                     memory.append(cards.measure(subject, precision, recomputed, plan.memory_batches))
+        if "fed" in plan.what and first:
+            say(f"training as the loader feeds it: {cfg.data.workers} workers")
+            steps = 2 if plan.quick else FED_STEPS[device.type]
+            beside.append(fed.measure(subject, plan.precisions[-1], plan.batches[-1], steps))
     loader = [_loader(kind) for kind in speed.KINDS[:1 if plan.quick else None]] if "loader" in plan.what else []
     rates.append(_ceilings(plan))
     ceilings = {precision: max(rate[precision] for rate in rates) for precision in rates[0]}
@@ -61,7 +68,7 @@ def collect(plan: Plan) -> dict:
     return {"device": describe(device, "fp32").replace(", fp32", ""), "code": code_version(), "model": subject.weights,
             "names": len(subject.words.cls), "rounds": plan.rounds, "seconds": time.monotonic() - start,
             "ceilings": ceilings, "ladder_precision": plan.precisions[-1], "rows": rows,
-            "memory": memory, "memory_size": plan.configs[0].model.size, "loader": loader}
+            "memory": memory, "memory_size": plan.configs[0].model.size, "loader": loader, "fed": beside}
 
 
 def say(text: str) -> None:

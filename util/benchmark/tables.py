@@ -9,7 +9,8 @@ GIB = 2 ** 30
 def markdown(found: dict) -> str:
     """The whole report; found: as written to benchmark.json."""
     parts = [_head(found), *(_work(found, kind) for kind in (TRAIN, EVAL, GENERALISED)),
-             *(_ladder(found, kind) for kind in (TRAIN, EVAL, GENERALISED)), _memory(found), _loader(found)]
+             *(_ladder(found, kind) for kind in (TRAIN, EVAL, GENERALISED)), _memory(found), _loader(found),
+             _fed(found)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -82,3 +83,10 @@ def _loader(found: dict) -> str:
     rows = [[f"{r['width']}x{r['height']} JPEG, {r['kilobytes']:.0f} kB, to {r['size']} px", what, f"{ms:.2f}",
              f"{1000 / ms:.0f}"] for r in found["loader"] for what, ms in r["whole"].items()]
     return "**Loader, on one core**\n\n" + table(["images", "samples for", "ms", "images/s"], rows) if rows else ""
+
+
+def _fed(found: dict) -> str:
+    rows = [[r["precision"], str(r["size"]), str(r["images"]), str(r["workers"]), str(r["steps"]), f"{r['ms']:,.0f}",
+             f"{100 * r['waiting']:.1f} %"] for r in found["fed"]]
+    heads = ["precision", "px", "images", "loader workers", "steps", "ms a step", "of it waiting for images"]
+    return "**Training as the loader feeds it**\n\n" + table(heads, rows) if rows else ""

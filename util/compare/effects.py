@@ -2,10 +2,10 @@
 
     python -m util.compare.effects RUN [RUN ...]
 
-RUN as for util.compare. The runs differ in some options at two values each, best so that every option has its two values
-equally often within every fold (a factorial design): then every run speaks on every option, and k options need no more
-runs than one. Model: score = fold + sum of the changed options' effects, by least squares. Interactions are not in it.
-The first run's values are those that the effects start from.
+RUN as for util.compare. The runs differ in some options at two values each, best so that every option has its two
+values equally often within every fold (a factorial design): then every run speaks on every option, and many options
+need no more runs than one. Model: score = fold + sum of the changed options' effects, by least squares; interactions
+are not in it. The first run's values are those that the effects start from.
 """
 import argparse
 import sys
@@ -42,17 +42,17 @@ def switched(results: list[Result]) -> tuple[list[dict[str, tuple]], np.ndarray]
     """
     first = results[0]
     for r in results:
-        for what, of in (("data set", lambda r: r.dataset), ("protocol", lambda r: r.protocol), ("CLIP weights", lambda r: r.clip),
-                         ("selection", lambda r: r.selection)):
-            if of(r) != of(first):
-                raise UserError(f"{first.folder} and {r.folder} differ in {what} ({of(first)}, {of(r)}); give runs of one")
+        for what in ("dataset", "protocol", "selection", "clip"):
+            here, there = getattr(first, what), getattr(r, what)
+            if here != there:
+                raise UserError(f"{first.folder} and {r.folder} differ in {what} ({here}, {there}); give runs of one")
     columns: dict[tuple[int, ...], dict[str, tuple]] = {}
     for key in sorted({key for r in results for key in r.options} - ALSO_FREE):
         values = [r.options.get(key) for r in results]
         others = [v for i, v in enumerate(values) if v != values[0] and v not in values[:i]]
         if len(others) > 1:
-            raise UserError(f"{key} has more than two values among the runs ({values[0]}, {', '.join(map(str, others))}); "
-                            f"give runs with two")
+            raise UserError(f"{key} has more than two values among the runs ({', '.join(map(str, [values[0], *others]))});"
+                            f" give runs with two")
         if others:
             columns.setdefault(tuple(int(v != values[0]) for v in values), {})[key] = (values[0], others[0])
     if not columns:
