@@ -37,7 +37,7 @@ def rows(kind: str, subject: Subject, images: int, precisions: list[str], rungs:
             extra[name] = {"gflop_per_image": count_flops(_at(switches, one.call(variant))) / 1e9,
                            "peak_bytes": peak_bytes(call, variant, subject.device)}
         else:
-            extra[name] = {"first_seconds": alternate({name: makes[name]}, 1, subject.device)[name][0]}
+            extra[name] = {"first_seconds": alternate({name: makes[name]}, 1, subject.device, warm=False)[name][0]}
     say(f"{kind}, {subject.cfg.model.size} px, {images} at once: {rounds} rounds of {len(makes)}")
     seconds = alternate(makes, rounds, subject.device)
     makes.clear()

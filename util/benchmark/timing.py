@@ -6,16 +6,20 @@ from collections.abc import Callable
 import torch
 
 
-def alternate(makes: dict[str, Callable[[], Callable]], rounds: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds that what each of ``makes`` returns takes, in each round; the making is not timed.
+def alternate(makes: dict[str, Callable[[], Callable]], rounds: int, device: torch.device,
+              warm: bool = True) -> dict[str, list[float]]:
+    """Seconds that what each of ``makes`` returns takes in each round; the making is not timed.
 
-    A round runs all of them once, one after the other, so that what disturbs one disturbs all.
+    A round runs all of them, one after the other, so that what disturbs one disturbs all. warm: each runs once before
+    it is timed.
     """
     seconds = {name: [] for name in makes}
     for _ in range(rounds):
         for name, make in makes.items():
             call = make()
             give_back_memory()
+            if warm:  # the system hands out memory page by page; a run has its own after the first step
+                call()
             synchronise(device)
             start = time.perf_counter()
             call()
