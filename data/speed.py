@@ -78,7 +78,8 @@ def measure(name: str, width: int, height: int) -> dict:
                                                       np.random.default_rng(i)), every),
             "fit": milliseconds(lambda i: fit(read[i][0], size, fill), every),
         }
-        whole = {"training": milliseconds(lambda i: train[0, i, i], every), "evaluation": milliseconds(lambda i: test[i], every)}
+        whole = {"training": milliseconds(lambda i: train[0, i, i], every),
+                 "evaluation": milliseconds(lambda i: test[i], every)}
         index_ms = milliseconds(lambda i: count_pixels(read_mask(Path(folder) / index.pairs[i][1], count), count), every)
         kilobytes = sum((Path(folder) / image).stat().st_size for image, _ in index.pairs) / IMAGES / 1000
     return {"set": name, "width": width, "height": height, "kilobytes": kilobytes, "size": size, "whole": whole,

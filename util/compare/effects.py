@@ -51,8 +51,8 @@ def switched(results: list[Result]) -> tuple[list[dict[str, tuple]], np.ndarray]
         values = [r.options.get(key) for r in results]
         others = [v for i, v in enumerate(values) if v != values[0] and v not in values[:i]]
         if len(others) > 1:
-            raise UserError(f"{key} has more than two values among the runs ({', '.join(map(str, [values[0], *others]))});"
-                            f" give runs with two")
+            every = ", ".join(map(str, [values[0], *others]))
+            raise UserError(f"{key} has more than two values among the runs ({every}); give runs with two")
         if others:
             columns.setdefault(tuple(int(v != values[0]) for v in values), {})[key] = (values[0], others[0])
     if not columns:

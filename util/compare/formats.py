@@ -68,8 +68,8 @@ def as_csv(tables: list[Table]) -> str:
 def runs_as_csv(tables: list[Table]) -> str:
     """A line a run, with the commit and the command that made it: what the means are made of."""
     fields = ["dataset", "model", "fold", "seed", "selected_by", "protocol", "samples", "trained_on", "miou", "fb_iou",
-              "seen_held_out_miou", *(f"miou_selected_by_{rule}" for rule in SELECTIONS), "name_auc", "absent_name_miou",
-              "training_seconds", "machine", "code", "command"]
+              "seen_held_out_miou", *(f"miou_selected_by_{rule}" for rule in SELECTIONS), "name_auc",
+              "absent_name_miou", "training_seconds", "machine", "code", "command"]
     return _csv(fields, (_run_fields(r) for table in tables for g in table.groups for r in g.results))
 
 
