@@ -1,7 +1,7 @@
 """python -m util.benchmark: plain and fast compute the same, what it counts is right, and it runs end to end."""
 import json
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ from torch import nn
 
 from model.layers import Attention
 from util import cost
+from util.benchmark import fed
 from util.benchmark.__main__ import arguments, plan
 from util.benchmark.cards import GIB, Line
 from util.benchmark.ceiling import count_flops
-from util.benchmark.fed import Waited
 from util.benchmark.peak import peak_bytes
 from util.benchmark.plain import PlainAttention
 from util.benchmark.subject import Subject, Variant
@@ -151,17 +151,20 @@ def test_the_model_of_memory_solves_back():
     assert line.at(sizes[2]) <= 12 * GIB < line.at(sizes[2] + 1)
 
 
-def test_waiting_for_the_loader_is_what_it_takes_and_nothing_else():
+def test_waiting_for_the_loader_is_what_it_takes_and_nothing_else(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(fed, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
     def slow():
         for _ in range(3):
-            time.sleep(0.05)
+            now[0] += 5
             yield TrainBatch(torch.zeros(2), torch.zeros(2), torch.tensor([1, 20]))
 
-    stream, taken = Waited(slow(), names=4), []
+    stream, taken = fed.Waited(slow(), names=4), []
     for batch in stream:
         taken.append(batch.class_ids.tolist())
-        time.sleep(0.2)  # the step, which is not waiting
-    assert taken == [[1, 4]] * 3 and 0.15 <= stream.seconds < 0.6
+        now[0] += 100  # the step, which is not waiting
+    assert taken == [[1, 4]] * 3 and stream.seconds == 15
 
 
 # As a user runs it

@@ -15,7 +15,6 @@ from util.config import Config
 from util.device import describe
 from util.run import code_version
 
-
 FED_STEPS = {"cpu": 4, "cuda": 40}    # of training beside the loader
 
 
