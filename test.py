@@ -13,7 +13,7 @@ from model.clip_weights import ClipWeights, WeightsError
 from model.whole import whole_of
 from util import checkpoint
 from util.config import Config, from_command_line
-from util.device import autocast, computes_in_bf16, make_deterministic, pick_device, require_compiler
+from util.device import autocast, computes_in_bf16, make_deterministic, pick_device, require_compiler, set_tf32
 from util.errors import UserError, run_main
 from util.fold_data import FoldData
 from util.processes import Processes
@@ -58,6 +58,7 @@ def main() -> int:
     cfg = from_command_line(sys.argv[1:])
     device = pick_device(cfg.device)
     make_deterministic(cfg.seed)
+    set_tf32(device, cfg.precision)
     processes = Processes.join(device)  # usually this one alone
     with processes.one_first():  # who counts the masks' pixels where that has not been done yet
         data = FoldData(cfg, processes)

@@ -15,7 +15,7 @@ from model.esda import ESDA
 from model.losses import EsdaLosses
 from util import checkpoint
 from util.config import Config, from_command_line, to_dict
-from util.device import autocast, computes_in_bf16, describe, make_deterministic, pick_device, require_compiler
+from util.device import autocast, computes_in_bf16, describe, make_deterministic, pick_device, require_compiler, set_tf32
 from util.engine import Progress, train_one_epoch
 from util.errors import UserError, run_main
 from util.evaluate import evaluate, predict
@@ -44,6 +44,7 @@ class Trainer:
         self.processes = Processes.join(self.device, stop)  # usually this one alone
         self.autocast = autocast(self.device, cfg.precision)
         make_deterministic(cfg.seed)
+        set_tf32(self.device, cfg.precision)
         with self.processes.one_first():  # who counts the masks' pixels where that has not been done yet
             self.data = FoldData(cfg, self.processes)
             self.loader, self.batches, images = self.data.training()
@@ -134,6 +135,7 @@ class Trainer:
                     self.save()
                 if step["stop"]:
                     self.processes.wait()  # for rank 0 to have saved
+                    self.processes.close()
                     raise Stopped(self.stop.number or signal.SIGTERM)
 
     def evaluate_epoch(self) -> dict:

@@ -11,6 +11,7 @@ from model.text_encoder import TextEmbedding
 
 class Everything(nn.Module):
     """Every pixel is foreground, whatever the name."""
+    patch = 1
 
     def forward(self, images: Tensor, text: TextEmbedding) -> Segmentation:
         batch, _, height, width = images.shape
@@ -34,6 +35,7 @@ class ClipPrior(nn.Module):
         super().__init__()
         self.value_path = value_path
         self.visual, self.text_encoder, self.threshold = clip.visual, clip.text, threshold
+        self.patch = clip.visual.patch
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
@@ -44,6 +46,7 @@ class ClipPrior(nn.Module):
             x = block(x)
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device) if self.value_path else None
         patches = last(x, itself)[:, 1:]                                                  # (B, n, C)
-        prior = similarity_map(self.visual.project(patches), text.cls)                    # (B, 1, h, h)
+        grid = images.shape[2] // self.patch, images.shape[3] // self.patch
+        prior = similarity_map(self.visual.project(patches), text.cls, grid)              # (B, 1, h, h)
         s = F.interpolate(prior, size=images.shape[2:], mode="bilinear", align_corners=False)
         return Segmentation(torch.cat([self.threshold - s, s - self.threshold], dim=1), prior, patches, {})

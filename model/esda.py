@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.bilinear import bilinear
 from model.image_encoder import Begun, ImageEncoder
 from model.interactor import Interactor
 from model.layers import Block
 from model.mask_decoder import MaskDecoder
 from model.similarity import similarity_map
 from model.text_encoder import TextEmbedding, TextEncoder
-from model.upsample import upsample
 
 CLIP_SCALE = 100.0  # of every published CLIP: training brings it to its upper bound (Radford 2021, section 2.5)
 
@@ -21,7 +21,7 @@ class Segmentation(NamedTuple):
     """What every model here returns, in training and in evaluation.
 
     logits (B, 2, S, S) fp32: background and foreground at the input size.
-    prior (B, 1, h, h) fp32 in [0, 1]: the prior mask, on the patch grid.
+    prior (B, 1, h, h) fp32 in [0, 1]: the prior mask, on the patch grid. Of images that are not square, H x W and h x w.
     patches (B, n, C): patch tokens after the image encoder's last block, and
     blocks {index: (B, n, C)}: after earlier ones, for the spatial distribution losses; empty in evaluation.
     """
@@ -97,12 +97,21 @@ class ESDA(nn.Module):
 
     def forward(self, images: Tensor, text: TextEmbedding, keep: Tensor | None = None,
                 heard: TextEmbedding | None = None) -> Segmentation:
-        """images (B, 3, S, S) uint8 RGB; text: the embeddings of the B names to look for, one an image.
+        """images (B, 3, S, S) uint8 RGB, or the top left of such; text: the embeddings of the B names to look for.
 
         keep: the decoder's dropout (MaskDecoder.draw); None: drawn where it is wanted.
         heard: the text as it reaches the interactor, noisy in training; None: ``text``.
         """
         return self.segment(self.image_encoder.begin(self.normalise(images)), text, images.shape[2:], keep, heard)
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in px."""
+        return self.image_encoder.patch
+
+    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
+        """How many patches an input of ``size`` has, down and across."""
+        return size[0] // self.patch, size[1] // self.patch
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 RGB to what CLIP was trained on."""
@@ -112,10 +121,10 @@ class ESDA(nn.Module):
                 keep: Tensor | None = None, heard: TextEmbedding | None = None) -> Segmentation:
         """From B images that have met no text yet to the masks of B names, at the input's ``size``."""
         embedding = self.image_encoder.finish(begun, text.cls)
-        prior = similarity_map(embedding.patches, embedding.text)            # (B, 1, h, h)
+        prior = similarity_map(embedding.patches, embedding.text, self._grid(size))  # (B, 1, h, h)
         patches = self.interactor(heard or text, embedding.image, embedding.patches)  # (B, n, C)
         logits = self.decoder(patches, prior, keep)                          # (B, 2, h, h)
-        logits = upsample(logits, size, self.align_corners)                  # (B, 2, S, S)
+        logits = bilinear(logits, size, self.align_corners)                  # (B, 2, S, S)
         return Segmentation(logits, prior, embedding.patches, embedding.blocks)
 
     def all_names(self, images: Tensor, text: TextEmbedding, chunk: int) -> Iterator[Tensor]:
@@ -143,8 +152,8 @@ class ESDA(nn.Module):
         name's region, its patches weighted by how much foreground they are, is classified among all K names as CLIP
         classifies an image. Returns log-probabilities (B, k).
         """
-        side = round(patches.shape[1] ** 0.5)
-        found = F.adaptive_avg_pool2d(evidence.float().sigmoid(), side).flatten(2)   # (B, k, n)
+        grid = self._grid(evidence.shape[2:])
+        found = F.adaptive_avg_pool2d(evidence.float().sigmoid(), grid).flatten(2)   # (B, k, n)
         with torch.autocast(evidence.device.type, enabled=False):
             regions = F.normalize(found @ patches, dim=-1)                           # (B, k, D)
             match = regions @ F.normalize(text.cls.float(), dim=-1).T                # (B, k, K)

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.bilinear import bilinear
 from model.esda import Segmentation
 from model.similarity import similarity_map
-from model.upsample import upsample
 
 IGNORE = 255
 
@@ -20,16 +20,17 @@ class Losses(NamedTuple):
     others: Tensor
 
 
-def prototype(patches: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
-    """The mean of the patch tokens under the target, weighted by how much of each patch it covers.
+def cover_of(target: Tensor, patches: int, align_corners: bool = False) -> Tensor:
+    """How much of each of n = h * h ``patches`` the target covers, the mask resized bilinearly to the grid.
 
-    patches (B, n, C); target (B, S, S) of 0, 1 and 255, of which only 1 counts. Returns (B, C) fp32; zero where the
-    target is empty. ``target`` is read, never written.
+    target (B, S, S) of 0, 1 and 255, of which only 1 counts; it is read, never written. Returns (B, 1, n) fp32 in 0..1.
     """
-    side = round(patches.shape[1] ** 0.5)
-    foreground = (target == 1)[:, None].float()
-    cover = F.interpolate(foreground, size=(side, side), mode="bilinear", align_corners=align_corners)
-    cover = cover.flatten(2)                                                 # (B, 1, n)
+    side = round(patches ** 0.5)
+    return bilinear((target == 1)[:, None], (side, side), align_corners).flatten(2)
+
+
+def prototype(patches: Tensor, cover: Tensor) -> Tensor:
+    """The mean of patch tokens (B, n, C), weighted by the target's cover (B, 1, n): (B, C) fp32, zero where it is empty."""
     return (cover @ patches.float() / (cover.sum(2, keepdim=True) + 1e-5))[:, 0]
 
 
@@ -50,7 +51,7 @@ def similarity_losses(maps: Tensor, target: Tensor, sign: str = "described", ali
     maps (B, K, h, h) in [0, 1]; target (B, S, S); returns (K,), summed as in ``mask_loss``. sign "released" has
     [s, 1 - s], which pushes the other way.
     """
-    s = upsample(maps, target.shape[1:], align_corners)
+    s = bilinear(maps, target.shape[1:], align_corners)
     return mask_loss(1 - 2 * s if sign == "released" else 2 * s - 1, target)
 
 
@@ -91,8 +92,8 @@ class EsdaLosses:
         main = mask_loss(output.logits[:, 1:] - output.logits[:, :1], target)[0] / pixels
         maps = [output.prior] if self.last_weight else []
         if self.others_weight:
-            maps += [similarity_map(patches, prototype(patches, target, self.align_corners))
-                     for patches in output.blocks.values()]
+            cover = cover_of(target, output.patches.shape[1], self.align_corners)
+            maps += [similarity_map(patches, prototype(patches, cover)) for patches in output.blocks.values()]
         by_map = similarity_losses(torch.cat(maps, dim=1), target, self.sign, self.align_corners) / pixels \
             if maps else main.new_zeros(0)
         last = by_map[0] if self.last_weight else main.new_zeros(())

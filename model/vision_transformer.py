@@ -52,10 +52,21 @@ class VisionTransformer(nn.Module):
         self.side, self.grid = side, side // self.patch
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) normalised images to the (B, 1 + n, C) tokens that enter block 0, [CLS] first."""
-        patches = self.conv1(images).flatten(2).transpose(1, 2)              # (B, n, C)
+        """(B, 3, H, W) normalised images to the (B, 1 + n, C) tokens that enter block 0, [CLS] first.
+
+        H x W is S x S, or the part of it at the top left, which has the positions that it has there.
+        """
+        grid = self.conv1(images)                                            # (B, C, h, w)
+        patches = grid.flatten(2).transpose(1, 2)                            # (B, n, C)
         cls = (self.cls_times * self.class_embedding).to(patches.dtype).expand(len(images), 1, -1)
-        return self.ln_pre(torch.cat([cls, patches], dim=1) + self.positional_embedding)
+        return self.ln_pre(torch.cat([cls, patches], dim=1) + self.positions(*grid.shape[2:]))
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """(1 + height * width, C): [CLS]'s position and those of the top left patches."""
+        if (height, width) == (self.grid, self.grid):
+            return self.positional_embedding
+        cells = self.positional_embedding[1:].unflatten(0, (self.grid, self.grid))[:height, :width]
+        return torch.cat([self.positional_embedding[:1], cells.flatten(0, 1)])
 
     def project(self, tokens: Tensor) -> Tensor:
         """(..., C) tokens after the last block to (..., D) in the joint embedding."""

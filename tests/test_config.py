@@ -178,7 +178,7 @@ def test_a_wrong_type_names_option_value_and_type(wrong, wanted):
     assert wrong.split("=")[0].removesuffix(".x") in message and wanted in message
 
 
-@pytest.mark.parametrize("wrong, nearest", [("precision=fp61", "fp32"), ("model.kind=clip_pior", "clip_prior"),
+@pytest.mark.parametrize("wrong, nearest", [("precision=fp31", "fp32"), ("model.kind=clip_pior", "clip_prior"),
                                             ("train.optimizer=adam", "adamw"), ("data.train_classes=seem", "seen"),
                                             ("eval.protocol=Exhaustive", "exhaustive")])
 def test_a_value_outside_the_vocabulary_names_the_nearest(wrong, nearest):

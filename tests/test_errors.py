@@ -15,6 +15,7 @@ import torch
 
 from util import checkpoint
 from util.config import ROOT
+from util.device import set_tf32
 from util.errors import UserError, run_main
 from util.index import read_index
 from util.run import Run
@@ -198,6 +199,17 @@ def test_run_name_that_is_taken(run_script, stopped_run):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_device_that_is_not_there(train):
     complains(train("device=cuda"), "device=cuda", "device=cpu")
+
+
+def test_tf32_is_for_cuda_and_off_unless_asked_for(train):
+    complains(train("precision=tf32"), "precision=tf32", "precision=fp32", "CUDA")
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        for precision, allowed in (("tf32", True), ("fp32", False), ("bf16", False)):
+            set_tf32(torch.device("cuda"), precision)
+            assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (allowed, allowed)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
 
 
 # Disks

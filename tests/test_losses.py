@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 
 from model.esda import Segmentation
-from model.losses import EsdaLosses, prototype, similarity_losses
+from model.losses import EsdaLosses, cover_of, prototype, similarity_losses
 from model.similarity import similarity_map
-from model.upsample import upsample
+from model.bilinear import bilinear
 
 PAPER = EsdaLosses(last_block=True, last_weight=0.2, others_weight=0.1)
 
@@ -41,7 +41,7 @@ def test_targets_are_left_as_they_are():
 def test_weights_of_the_paper():
     out, t = output(), target()
     losses = PAPER(out, t)
-    maps = [similarity_map(b, prototype(b, t)) for b in out.blocks.values()]
+    maps = [similarity_map(b, prototype(b, cover_of(t, 16))) for b in out.blocks.values()]
     others = (similarity_loss(maps[0], t) + similarity_loss(maps[1], t)) / 2
     assert losses.main.item() == pytest.approx(F.cross_entropy(out.logits, t.long(), ignore_index=255).item())
     assert losses.last.item() == pytest.approx(similarity_loss(out.prior, t).item())
@@ -87,16 +87,17 @@ def test_prototype_is_the_mean_under_the_mask():
     t[:, :4, :4] = 1     # exactly the patches 0, 1, 4 and 5 of a 4 x 4 grid
     t[:, 4:, 4:] = 255   # not foreground
     expected = patches[0, [0, 1, 4, 5]].mean(0)
-    assert torch.allclose(prototype(patches, t)[0], expected, atol=1e-4)
-    assert torch.equal(prototype(patches, torch.zeros_like(t)), torch.zeros(1, 5))
+    assert torch.allclose(prototype(patches, cover_of(t, 16))[0], expected, atol=1e-4)
+    assert torch.equal(prototype(patches, cover_of(torch.zeros_like(t), 16)), torch.zeros(1, 5))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_upsampling_is_torchs_bilinear(align_corners):
+@pytest.mark.parametrize("size", [(24, 40), (3, 2), (5, 7), (1, 9)])
+def test_resizing_is_torchs_bilinear(size, align_corners):
     torch.manual_seed(0)
     maps = torch.randn(2, 3, 5, 7)
-    expected = F.interpolate(maps, size=(24, 40), mode="bilinear", align_corners=align_corners)
-    assert torch.allclose(upsample(maps, (24, 40), align_corners), expected, atol=1e-5)
+    expected = F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
+    torch.testing.assert_close(bilinear(maps, size, align_corners), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_losses_of_parts_add_up_to_those_of_the_whole():

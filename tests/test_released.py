@@ -311,7 +311,8 @@ def test_released_configs_switch_everything_on_and_nothing_else(name, rate):
         "arch": "released", "data.names": "annotation", "model.pixel_mean": [0.485, 0.456, 0.406],
         "model.pixel_std": [0.229, 0.224, 0.225], "model.prompt": "{}", "model.cls_twice": True,
         "model.token_order": "released", "model.mask_padding": False, "model.align_corners": True,
-        "loss.sign": "released", "loss.ignored": "background", "eval.fit": "released"}
+        "loss.sign": "released", "loss.ignored": "background", "eval.fit": "released",
+        **({} if name == "shapes" else {"precision": "fp32"})}
     assert rate is None or released["train.lr"] == pytest.approx(rate)
 
 

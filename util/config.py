@@ -114,7 +114,7 @@ class Eval:
     presence: float
     chunk: int
     batch_size: int
-    fit: Literal["described", "released"]
+    fit: Literal["described", "cut", "released"]
     seen_samples: int
     name_check: bool
     pictures: int
@@ -127,7 +127,7 @@ class Config:
     fold: int
     seed: int
     device: str
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "tf32", "bf16"]
     compile: bool
     exp: str
     run: str

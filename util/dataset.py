@@ -29,6 +29,20 @@ class EvalBatch(NamedTuple):
     masks: list[np.ndarray]             # each (H, W) uint8 of class ids at the original size
     samples: list[Sample]
     back: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]    # (S, S), inner, (H, W) -> (H, W)
+    cut: bool = False                   # whether patches that hold padding alone stay out of the network
+
+    def windows(self, model) -> list[tuple[list[int], int, int]]:
+        """What the network is given: samples by their places in the batch, and height and width of S x S.
+
+        All of everything, unless ``cut``: then samples whose images fill the same patches go together, without the rest.
+        """
+        whole = self.images.shape[-1]
+        if not self.cut:
+            return [(list(range(len(self.images))), whole, whole)]
+        places: dict[tuple[int, int], list[int]] = {}
+        for place, inner in enumerate(self.inner):
+            places.setdefault(tuple(-(-side // model.patch) * model.patch for side in inner), []).append(place)
+        return [(at, *window) for window, at in places.items()]
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
@@ -121,9 +135,9 @@ def _collate_train(items) -> TrainBatch:
     return TrainBatch(torch.stack(images), torch.stack(targets), torch.tensor(class_ids))
 
 
-def _collate_eval(items, back) -> EvalBatch:
+def _collate_eval(items, fit: Fit) -> EvalBatch:
     images, inner, masks, samples = zip(*items)
-    return EvalBatch(torch.stack(images), list(inner), list(masks), list(samples), back)
+    return EvalBatch(torch.stack(images), list(inner), list(masks), list(samples), fit.back, fit.cut)
 
 
 def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> Loader:
@@ -131,4 +145,4 @@ def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> 
 
 
 def eval_loader(dataset: EvalDataset, batch_size: int, workers: int) -> Loader:
-    return Loader(dataset, partial(_collate_eval, back=dataset.fit.back), workers, batch_size=batch_size)
+    return Loader(dataset, partial(_collate_eval, fit=dataset.fit), workers, batch_size=batch_size)

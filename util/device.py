@@ -34,8 +34,8 @@ def pick_device(wish: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str):
-    """The autocast context of ``precision`` (fp32, bf16 or auto) on ``device``."""
-    if precision == "fp32" or precision == "auto" and not _fast_bf16(device):
+    """The autocast context of ``precision`` (fp32, tf32, bf16 or auto) on ``device``."""
+    if precision in ("fp32", "tf32") or precision == "auto" and not _fast_bf16(device):
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
@@ -43,6 +43,15 @@ def autocast(device: torch.device, precision: str):
 def computes_in_bf16(device: torch.device, precision: str) -> bool:
     """Whether ``autocast`` of the same arguments does."""
     return not isinstance(autocast(device, precision), contextlib.nullcontext)
+
+
+def set_tf32(device: torch.device, precision: str) -> None:
+    """Let a GPU multiply fp32 numbers in TF32, of 10 bits instead of 23, where ``precision`` says so and nowhere else:
+    left alone, torch does it in convolutions. Raises UserError for tf32 on a CPU.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("precision=tf32: only CUDA has it; use precision=fp32, or auto for bf16 where that is fast")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def _fast_bf16(device: torch.device) -> bool:
@@ -77,6 +86,6 @@ def describe(device: torch.device, precision: str, processes: int = 1) -> str:
     """One line for logs and results: what this ran on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else (
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads")
-    words = "bf16 autocast" if computes_in_bf16(device, precision) else "fp32"
+    words = "bf16 autocast" if computes_in_bf16(device, precision) else "tf32" if precision == "tf32" else "fp32"
     name = f"{processes} processes, each on {name}" if processes > 1 else name
     return f"{name}, {words}, torch {torch.__version__}, Python {platform.python_version()}"

@@ -19,11 +19,11 @@ from util.samples import Sample
 class Prediction(NamedTuple):
     """One sample at its original size."""
     sample: Sample
-    image: Tensor           # (3, S, S) uint8 as the network saw it, padding included
-    inner: tuple[int, int]  # (height, width) of S x S that the image fills
+    image: Tensor           # (3, S, S) uint8 as the network saw it, padding included, or (3, height, width) where cut
+    inner: tuple[int, int]  # (height, width) of it that the image fills
     mask: np.ndarray        # (H, W) uint8 of class ids
     evidence: Tensor        # (H, W) float32, on the device: foreground minus background logit; foreground where positive
-    prior: Tensor           # (1, h, h) in 0..1, on the device
+    prior: Tensor           # (1, h, w) in 0..1, on the device
     counts: Counts          # what the evidence got right of the sample's class
 
 
@@ -32,7 +32,8 @@ def predict(model, text, loader: Loader, device, autocast, label: str, asked: di
     """Predictions in the order of the samples.
 
     Args:
-        model: callable (images uint8 (B, 3, S, S), text of B names) -> object with ``logits`` and ``prior``.
+        model: callable (images uint8 (B, 3, S, S), text of B names) -> object with ``logits`` and ``prior``; for
+            batches to ``cut`` it takes a part of S x S, and has a ``patch``.
         text: the embeddings of all names, row = class id - 1, on ``device``.
         asked: {sample: class id whose name is given instead of the sample's own}.
     """
@@ -48,14 +49,20 @@ def predict(model, text, loader: Loader, device, autocast, label: str, asked: di
 def _predict_batch(model, text, batch: EvalBatch, device, autocast, asked) -> list[Prediction]:
     ids = [asked[sample] if asked else sample.class_id for sample in batch.samples]
     rows = torch.tensor(ids, device=device) - 1
-    with autocast:
-        output = model(batch.images.to(device, non_blocking=True), text[rows])
-    evidence = output.logits[:, 1] - output.logits[:, 0]                     # (B, S, S)
-    evidence = [batch.back(e, inner, mask.shape) for e, inner, mask in zip(evidence, batch.inner, batch.masks)]
+    images = batch.images.to(device, non_blocking=True)
+    seen, evidence, priors = ([None] * len(ids) for _ in range(3))
+    for at, height, width in batch.windows(model):
+        part, named = (images, rows) if len(at) == len(ids) else (images[at], rows[at])
+        with autocast:
+            output = model(part[..., :height, :width], text[named])
+        differences = output.logits[:, 1] - output.logits[:, 0]              # (b, height, width)
+        for place, e, prior in zip(at, differences, output.prior):
+            evidence[place] = batch.back(e, batch.inner[place], batch.masks[place].shape)
+            priors[place], seen[place] = prior, batch.images[place, :, :height, :width]
     counts = torch.stack([count(e > 0, torch.from_numpy(mask).to(device, non_blocking=True), sample.class_id)
                           for e, mask, sample in zip(evidence, batch.masks, batch.samples)])
     return [Prediction(*parts, Counts(*numbers)) for *parts, numbers in zip(
-        batch.samples, batch.images, batch.inner, batch.masks, evidence, output.prior, counts.tolist())]
+        batch.samples, seen, batch.inner, batch.masks, evidence, priors, counts.tolist())]
 
 
 def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], classes: Classes, protocol: str,

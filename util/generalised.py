@@ -34,12 +34,14 @@ def label_images(model, text, loader: Loader, device, autocast, presence: float,
     count = len(text.cls)
     try:
         for batch in progress(loader, label):
-            images = batch.images.to(device, non_blocking=True)
-            with autocast:
-                patches, best = model.clip_patches(images), _Strongest(batch, device)
-                for first, evidence in _chunks(model, images, text, chunk or chunk_of(model, images, count)):
-                    likely = model.presence(patches, evidence, text, first)  # (B, k), at most 0
-                    best.add(first, evidence + presence * likely[..., None, None])
+            images, best = batch.images.to(device, non_blocking=True), _Strongest(batch, device)
+            for at, height, width in batch.windows(model):
+                part = (images if len(at) == len(images) else images[at])[..., :height, :width]
+                with autocast:
+                    patches = model.clip_patches(part)
+                    for first, evidence in _chunks(model, part, text, chunk or chunk_of(model, part, count)):
+                        likely = model.presence(patches, evidence, text, first)  # (b, k), at most 0
+                        best.add(at, first, evidence + presence * likely[..., None, None])
             yield from zip((labels.cpu().numpy() for labels in best.labels), batch.masks)
     finally:
         model.train(was_training)
@@ -47,7 +49,7 @@ def label_images(model, text, loader: Loader, device, autocast, presence: float,
 
 def _chunks(model, images, text, chunk):
     first = 0
-    for evidence in model.all_names(images, text, chunk):                    # (B, k, S, S)
+    for evidence in model.all_names(images, text, chunk):                    # (b, k, height, width)
         yield first, evidence
         first += evidence.shape[1]
 
@@ -60,11 +62,11 @@ class _Strongest:
         self.labels = [torch.zeros(mask.shape, dtype=torch.long, device=device) for mask in batch.masks]
         self.evidence = [torch.zeros(mask.shape, device=device) for mask in batch.masks]  # background's: names must be above
 
-    def add(self, first: int, evidence: torch.Tensor) -> None:
-        """evidence (B, k, S, S) of class ids first + 1 and on."""
-        for b, (inner, mask) in enumerate(zip(self.batch.inner, self.batch.masks)):
-            for j, e in enumerate(evidence[b]):
-                found = self.batch.back(e, inner, mask.shape).float()
+    def add(self, at: list[int], first: int, evidence: torch.Tensor) -> None:
+        """evidence (b, k, height, width) of the samples ``at`` these places, class ids first + 1 and on."""
+        for b, names in zip(at, evidence):
+            for j, e in enumerate(names):
+                found = self.batch.back(e, self.batch.inner[b], self.batch.masks[b].shape).float()
                 self.labels[b].masked_fill_(found > self.evidence[b], first + j + 1)
                 self.evidence[b] = torch.maximum(found, self.evidence[b])
 
@@ -74,8 +76,9 @@ def chunk_of(model, images: torch.Tensor, names: int) -> int:
     if images.device.type != "cuda":
         return min(CHUNK_ON_CPU, names)
     encoder = model.image_encoder
-    tokens = len(images) * (images.shape[-1] // encoder.patch) ** 2
+    tokens = images[:, 0].numel() // encoder.patch ** 2
     free, _ = torch.cuda.mem_get_info(images.device)
+    free += torch.cuda.memory_reserved(images.device) - torch.cuda.memory_allocated(images.device)  # torch's own stock
     return max(1, min(names, int(free / 2 / (tokens * encoder.proj.shape[0] * BYTES_A_TOKEN))))
 
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from util.metric import IGNORE
@@ -73,7 +73,14 @@ def unfit(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, int]) -> T
     evidence = evidence[:inner[0], :inner[1]]
     if evidence.shape == shape:
         return evidence
-    return F.interpolate(evidence[None, None], size=shape, mode="bilinear", align_corners=False)[0, 0]
+    return _resize(evidence, shape, align_corners=False)
+
+
+def _resize(evidence: Tensor, shape: tuple[int, int], align_corners: bool) -> Tensor:
+    """(h, w) to ``shape``, bilinearly. F.interpolate itself would, for the sake of a gradient that nobody wants here, make
+    some forty small operations of it on a GPU that is to be deterministic.
+    """
+    return torch.ops.aten.upsample_bilinear2d(evidence[None, None], shape, align_corners)[0, 0]
 
 
 def fit_released(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int, int]]:
@@ -96,7 +103,7 @@ def unfit_released(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, i
     ``inner`` is not looked at, so that where a side was floored the prediction is off by a few pixels.
     """
     longer = max(shape)
-    square = F.interpolate(evidence[None, None], size=(longer, longer), mode="bilinear", align_corners=True)[0, 0]
+    square = _resize(evidence, (longer, longer), align_corners=True)
     return square[:shape[0], :shape[1]]
 
 
@@ -104,9 +111,11 @@ class Fit(NamedTuple):
     """A test image's way to the network's input and the prediction's way back to the image's own pixels."""
     there: Callable[[np.ndarray, int, tuple], tuple[np.ndarray, tuple[int, int]]]
     back: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]
+    cut: bool = False   # whether patches that hold padding alone stay out of the network
 
 
-FITS = {"described": Fit(fit, unfit), "released": Fit(fit_released, unfit_released)}  # by eval.fit
+FITS = {"described": Fit(fit, unfit), "cut": Fit(fit, unfit, cut=True),  # by eval.fit
+        "released": Fit(fit_released, unfit_released)}
 
 
 def binary_target(mask: np.ndarray, class_id: int) -> np.ndarray:

@@ -29,8 +29,7 @@ def panel(p: Prediction, classes: Classes) -> np.ndarray:
     mask = cv2.resize(p.mask, size, interpolation=cv2.INTER_NEAREST)
     truth = _tint(image, mask == p.sample.class_id, _GREEN)
     truth[mask == IGNORE] = _GREY
-    side = p.image.shape[1]
-    prior = cv2.resize(p.prior[0].float().cpu().numpy(), (side, side))[:p.inner[0], :p.inner[1]]
+    prior = cv2.resize(p.prior[0].float().cpu().numpy(), p.image.shape[:0:-1])[:p.inner[0], :p.inner[1]]
     prior = (255 * cv2.resize(prior, size)).clip(0, 255).astype(np.uint8)
     prior = cv2.cvtColor(cv2.applyColorMap(prior, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     foreground = cv2.resize(p.evidence.cpu().numpy(), size, interpolation=cv2.INTER_LINEAR) > 0

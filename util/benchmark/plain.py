@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.esda import ESDA, Segmentation
 from model.layers import Attention
-from model.losses import IGNORE, EsdaLosses, Losses, prototype
+from model.losses import IGNORE, EsdaLosses, Losses, cover_of, prototype
 from model.similarity import similarity_map
 from util.dataset import EvalBatch
 
@@ -78,7 +78,7 @@ class Released(nn.Module):
         target = torch.zeros(len(images), side, side, dtype=torch.uint8, device=images.device)
         target[:, side // 4:side // 2, side // 4:side // 2] = 1              # whose cost is that of any other mask
         for patches in output.blocks.values():
-            similarity_map(patches, prototype(patches, target))
+            similarity_map(patches, prototype(patches, cover_of(target, patches.shape[1])))
         return output
 
 
@@ -94,10 +94,13 @@ class PlainLosses(EsdaLosses):
         pixels = self.pixels(target) if pixels is None else pixels
         main = self._entropy(output.logits, target, pixels)
         last = self._of_map(output.prior, target, pixels) if self.last_weight else main.new_zeros(())
-        others = [self._of_map(similarity_map(patches, prototype(patches, target, self.align_corners)), target, pixels)
+        others = [self._of_map(self._map(patches, target), target, pixels)
                   for patches in output.blocks.values()] if self.others_weight else []
         others = torch.stack(others).mean() if others else main.new_zeros(())
         return Losses(main + self.last_weight * last + self.others_weight * others, main, last, others)
+
+    def _map(self, patches: Tensor, target: Tensor) -> Tensor:
+        return similarity_map(patches, prototype(patches, cover_of(target, patches.shape[1], self.align_corners)))
 
     def _of_map(self, s: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
         s = F.interpolate(s, size=target.shape[1:], mode="bilinear", align_corners=self.align_corners)
