@@ -24,7 +24,7 @@ from util.limits import check_limits
 
 WHAT = ("train", "eval", "generalised", "ladder", "memory", "loader", "fed")
 PRECISIONS = ("fp32", "tf32", "bf16")
-IMAGES = {"cpu": (2, 4), "cuda": (8, 32)}      # at once: training, evaluation
+IMAGES = {"cpu": (2, 4), "cuda": (32, 32)}     # at once: training, evaluation
 MEMORY = {"cpu": (1, 2), "cuda": (2, 8)}       # images in the steps that the model of memory is fitted to
 ROUNDS = {"cpu": 2, "cuda": 20}
 
@@ -33,14 +33,17 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m util.benchmark", description=__doc__.partition("\n")[0])
     parser.add_argument("--what", type=_some_of(WHAT), default=WHAT, metavar="A,B", help=f"default: {','.join(WHAT)}. "
                         "ladder: each fast path of training and evaluation by itself; memory: the largest batches; "
-                        "fed: a training step while the loader makes its images")
+                        "fed: a training step while the loader makes its images, on CUDA an epoch of PASCAL's")
     parser.add_argument("--sizes", type=_counts, metavar="PX,PX", help="default: the config's")
     parser.add_argument("--precisions", type=_some_of(PRECISIONS), metavar="A,B", help="of the fast mode (fp32, tf32, "
-                        "bf16), the last for the ladder; default: fp32 and what the device is fast in")
-    parser.add_argument("--batches", type=_counts, metavar="N,N", help="images in a training step")
-    parser.add_argument("--eval-batches", type=_counts, metavar="N,N", help="images at once in evaluation")
+                        "bf16), the last for ladder, compile and fed; default: fp32 and what the device is fast in")
+    parser.add_argument("--batches", type=_counts, metavar="N,N",
+                        help="images in a training step, default: 2 on a CPU, 32 on CUDA")
+    parser.add_argument("--eval-batches", type=_counts, metavar="N,N",
+                        help="images at once in evaluation, default: 4 on a CPU, 32 on CUDA")
     parser.add_argument("--names", type=_count, default=4, metavar="N", help="class names, default: 4")
-    parser.add_argument("--compile", action="store_true", help="option compile in the ladder, too")
+    parser.add_argument("--compile", action="store_true", help="one more row for training and evaluation: option "
+                        "compile at the last precision, and what its first run takes")
     parser.add_argument("--rounds", type=_count, metavar="N", help="default: 2 on a CPU, 20 on CUDA")
     parser.add_argument("--quick", action="store_true", help="the miniature CLIP, one round: whether it all runs")
     parser.add_argument("--out", default="exp/benchmark", metavar="DIR", help="default: exp/benchmark")

@@ -10,17 +10,15 @@ from data import speed
 from util.benchmark import cards, fed, measure
 from util.benchmark.ceiling import ceiling
 from util.benchmark.subject import Subject
-from util.benchmark.switches import EVAL, GENERALISED, TRAIN, ladder
+from util.benchmark.switches import EVAL, GENERALISED, TRAIN, ladder, modes
 from util.config import Config
 from util.device import describe
 from util.run import code_version
 
-FED_STEPS = {"cpu": 4, "cuda": 40}    # of training beside the loader
-
 
 class Plan(NamedTuple):
     """configs: one a size. what: of __main__'s WHAT. memory_batches: images in the steps that the model of memory is
-    fitted to. quick: only whether it all runs.
+    fitted to. compiled: option compile, too, in training and evaluation. quick: only whether it all runs.
     """
     configs: list[Config]
     device: torch.device
@@ -46,18 +44,20 @@ def collect(plan: Plan) -> dict:
         subject = Subject.make(cfg, device, plan.names)
         for kind, batches, name in kinds:
             for images in batches if name in plan.what else []:
-                rungs = ladder(kind, plan.precisions[-1], _options(plan, kind)) \
+                rungs = ladder(kind, plan.precisions[-1], ("recomputed",) * (kind == TRAIN)) \
                     if "ladder" in plan.what and first and images == batches[0] and kind != GENERALISED else {}
-                rows += measure.rows(kind, subject, images, plan.precisions, rungs, plan.rounds, say)
+                main = modes(kind, plan.precisions, plan.compiled and kind != GENERALISED)
+                rows += measure.rows(kind, subject, images, main, rungs, plan.rounds, say)
         if "memory" in plan.what and first:
             for precision in dict.fromkeys((plan.precisions[0], plan.precisions[-1])):
                 for recomputed in (False, True):
                     say(f"memory: {precision}, checkpoint_blocks {str(recomputed).lower()}")
                     memory.append(cards.measure(subject, precision, recomputed, plan.memory_batches))
         if "fed" in plan.what and first:
-            say(f"training as the loader feeds it: {cfg.data.workers} workers")
-            steps = 2 if plan.quick else FED_STEPS[device.type]
-            beside.append(fed.measure(subject, plan.precisions[-1], plan.batches[-1], steps))
+            steps = 2 if plan.quick else fed.counted(plan.batches[-1], device)
+            for workers in fed.workers(cfg.data.workers, device):
+                say(f"training as the loader feeds it: {workers} workers")
+                beside.append(fed.measure(subject, plan.precisions[-1], plan.batches[-1], workers, steps))
     loader = [_loader(kind) for kind in speed.KINDS[:1 if plan.quick else None]] if "loader" in plan.what else []
     rates.append(_ceilings(plan))
     ceilings = {precision: max(rate[precision] for rate in rates) for precision in rates[0]}
@@ -73,10 +73,6 @@ def collect(plan: Plan) -> dict:
 def say(text: str) -> None:
     """One line on stderr, with the time: the whole takes minutes."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
-
-def _options(plan: Plan, kind: str) -> tuple[str, ...]:
-    return ("recomputed",) * (kind == TRAIN) + ("compiled",) * plan.compiled
 
 
 def _ceilings(plan: Plan) -> dict[str, float]:

@@ -1,8 +1,11 @@
 """Training as the loader feeds it: how long a step waits for images that other processes decode and augment."""
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+import torch
 
 from data import speed
 from util.benchmark.ceiling import multiplying_in
@@ -12,7 +15,31 @@ from util.dataset import TrainBatch, TrainBatches, train_loader
 from util.engine import Progress, train_one_epoch
 from util.processes import ALONE
 
-WARM = 2  # steps that are not counted: workers start, and the queue of ready batches is full
+WARM = 2            # steps, during which workers start and a GPU warms up
+PREFETCHED = 2      # batches that DataLoader has each worker make ahead
+MOST_WORKERS = 16   # that are tried: their batches of 32 images of 480 px take 1 GB of shared memory
+STEPS = 4           # counted on a CPU
+EPOCH = 5953        # images, those of the largest fold of PASCAL: on CUDA as many steps as they fill are counted
+
+
+def workers(configured: int, device: torch.device) -> list[int]:
+    """Numbers of loader processes to measure with: data.workers, and on CUDA also one a core, up to MOST_WORKERS,
+    which shows whether more of them would help.
+    """
+    most = min(os.cpu_count() or 1, MOST_WORKERS)
+    return list(dict.fromkeys([configured, most] if device.type == "cuda" else [configured]))
+
+
+def uncounted(workers: int, device: torch.device) -> int:
+    """Steps before the counted ones. On CUDA as many more as batches may have been made while it warmed up, for those
+    cost no waiting; on a CPU, where a step takes far longer than its images, batches are always waiting.
+    """
+    return WARM + (PREFETCHED * workers if device.type == "cuda" else 0)
+
+
+def counted(images: int, device: torch.device) -> int:
+    """Steps of ``images`` images that are counted."""
+    return max(1, EPOCH // images) if device.type == "cuda" else STEPS
 
 
 class Waited:
@@ -29,24 +56,25 @@ class Waited:
             self.seconds += time.perf_counter() - start
             if batch is None:
                 return
-            yield batch._replace(class_ids=(batch.class_ids - 1) % self.names + 1)  # what is looked for costs the same
+            batch.class_ids.sub_(1).remainder_(self.names).add_(1)  # what is looked for costs the same; it stays pinned
+            yield batch
 
 
-def measure(subject: Subject, precision: str, images: int, steps: int) -> dict:
-    """One row: ``steps`` steps of ``images`` images from JPEGs of ORIGINAL size, by data.workers loader processes.
+def measure(subject: Subject, precision: str, images: int, workers: int, steps: int) -> dict:
+    """One row: ``steps`` steps of ``images`` images from JPEGs of ORIGINAL size, by ``workers`` loader processes.
 
     ms: of a step, loading included; waiting: the share of it that was spent on waiting for the loader, 0..1.
     """
-    cfg, variant = subject.cfg, Variant(subject, fast(TRAIN, precision))
+    cfg, variant, before = subject.cfg, Variant(subject, fast(TRAIN, precision)), uncounted(workers, subject.device)
     with tempfile.TemporaryDirectory() as folder:
         dataset, _ = speed.datasets(Path(folder), *ORIGINAL, cfg)
-        batches = TrainBatches(len(dataset), images, images * (WARM + steps), cfg.seed)
-        stream = Waited(train_loader(dataset, batches, cfg.data.workers), len(subject.words.cls))
+        batches = TrainBatches(len(dataset), images, images * (before + steps), cfg.seed)
+        stream = Waited(train_loader(dataset, batches, workers), len(subject.words.cls))
         with multiplying_in(precision):
             run = train_one_epoch(variant.model, variant.losses_of, variant.text, stream, variant.optimizer, Progress(),
                                   batches.batches, cfg.train, subject.device, variant.autocast, ALONE)
-            for _ in range(WARM):
+            for _ in range(before):
                 next(run)
-            before, seconds = stream.seconds, sum(step["seconds"] for step in run)
-    return {"size": cfg.model.size, "images": images, "precision": precision, "steps": steps,
-            "workers": cfg.data.workers, "ms": 1000 * seconds / steps, "waiting": (stream.seconds - before) / seconds}
+            waited, seconds = stream.seconds, sum(step["seconds"] for step in run)
+    return {"size": cfg.model.size, "images": images, "precision": precision, "steps": steps, "workers": workers,
+            "ms": 1000 * seconds / steps, "waiting": (stream.seconds - waited) / seconds}

@@ -61,7 +61,7 @@ class Subject:
         targets = torch.zeros(images, size, size, dtype=torch.uint8)
         targets[:, size // 4:size // 2, size // 4:size // 2] = 1
         targets[:, -size // 8:] = 255                                        # the padding of a batch
-        return TrainBatch(pixels, targets, torch.arange(images) % len(self.classes.names) + 1)
+        return as_loaded(TrainBatch(pixels, targets, torch.arange(images) % len(self.classes.names) + 1), self.device)
 
     def eval_batches(self, images: int, batch: int) -> list[EvalBatch]:
         """``images`` of ORIGINAL size, fitted to the input, ``batch`` at a time."""
@@ -76,9 +76,16 @@ class Subject:
             masks = [np.zeros((height, width), np.uint8) for _ in chunk]
             for mask, sample in zip(masks, chunk):
                 mask[height // 4:height // 2, width // 4:width // 2] = sample.class_id
-            batches.append(EvalBatch(canvas.expand(len(chunk), -1, -1, -1).contiguous(), [inner] * len(chunk), masks,
-                                     chunk, fit.back))
+            batches.append(as_loaded(EvalBatch(canvas.expand(len(chunk), -1, -1, -1).contiguous(),
+                                               [inner] * len(chunk), masks, chunk, fit.back), self.device))
         return batches
+
+
+def as_loaded(batch: TrainBatch | EvalBatch, device: torch.device) -> TrainBatch | EvalBatch:
+    """The batch as util/loader.py hands it on: for CUDA its tensors are pinned; masks, which are numpy's, are not."""
+    if device.type != "cuda":
+        return batch
+    return type(batch)(*(part.pin_memory() if torch.is_tensor(part) else part for part in batch))
 
 
 class Variant:

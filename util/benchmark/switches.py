@@ -14,6 +14,8 @@ class Switches(NamedTuple):
     maps: none made in evaluation. scoring: on the device, else in numpy. batched: several images at once in evaluation.
     shared: in generalised inference, the blocks before the text run once for all names.
     compiled, recomputed: options compile and train.checkpoint_blocks.
+    deterministic: torch's mode while it runs. No fast path: runs are in it, and the released code is not; on CUDA
+        F.interpolate becomes some forty small operations in it, which would be held against plain.
     """
     precision: str = "fp32"
     attention: bool = False
@@ -27,6 +29,7 @@ class Switches(NamedTuple):
     shared: bool = False
     compiled: bool = False
     recomputed: bool = False
+    deterministic: bool = False
 
 
 PLAIN = Switches()
@@ -53,7 +56,15 @@ LEVERS = {
 def fast(work: str, precision: str) -> Switches:
     """All fast paths of ``work`` at one precision."""
     levers = dict.fromkeys(LEVERS[work], True)
-    return Switches(**{**levers, "precision": precision, "held": precision == "bf16"})
+    return Switches(**{**levers, "precision": precision, "held": precision == "bf16", "deterministic": True})
+
+
+def modes(work: str, precisions: list[str], compiled: bool) -> dict[str, Switches]:
+    """{name: switches}: plain, all fast paths at each precision, and if ``compiled`` the last with option compile."""
+    found = {"plain": PLAIN, **{f"fast {precision}": fast(work, precision) for precision in precisions}}
+    if compiled:
+        found["fast, compiled"] = fast(work, precisions[-1])._replace(compiled=True)
+    return found
 
 
 def ladder(work: str, precision: str, options: tuple[str, ...] = ()) -> dict[str, Switches]:

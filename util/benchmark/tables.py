@@ -29,7 +29,9 @@ def _work(found: dict, kind: str) -> str:
               f"{r['images_per_s']:.3g}", f"{r['ratio']:.2f}", f"{r['peak_bytes'] / GIB:.2f}",
               f"{r['gflop_per_image']:,.4g}", f"{100 * r['mfu']:.0f} %"] for r in rows]
     heads = ["mode", "precision", "px", "images", "ms", "images/s", "times plain", "peak, GiB", "GFLOP an image", "MFU"]
-    return f"**{kind.capitalize()}**\n\n{table(heads, cells)}"
+    starts = [f"\n\nCompiled, {r['size']} px, {r['images']} images: {r['first_seconds']:.0f} s the first time."
+              for r in rows if "first_seconds" in r]
+    return f"**{kind.capitalize()}**\n\n{table(heads, cells)}{''.join(starts)}"
 
 
 def _ladder(found: dict, kind: str) -> str:
@@ -57,11 +59,8 @@ def _ladder(found: dict, kind: str) -> str:
                           *cells(of(without, whole))])
     lines += [[f"all, and {words}", "-", "-", *cells(of({name: True}, whole))] for name, words in OPTIONS.items()
               if of({name: True}, whole)]
-    starts = [f"{OPTIONS[name]} takes {r['first_seconds']:.0f} s the first time" for name in ("compiled",)
-              if (r := of({name: True}, whole)) and "first_seconds" in r]
-    note = "".join(f"\n\n{line}." for line in starts)
     return (f"**{kind.capitalize()}, each fast path by itself** ({size} px, {images} images, {whole['precision']})\n\n"
-            + table(["what", "alone: ms", "times plain", "all but it: ms", "times plain"], lines) + note)
+            + table(["what", "alone: ms", "times plain", "all but it: ms", "times plain"], lines))
 
 
 def _memory(found: dict) -> str:
