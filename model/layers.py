@@ -80,8 +80,8 @@ class Block(nn.Module):
 
     def _through(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if not torch.is_grad_enabled() and torch.is_autocast_enabled(x.device.type):
-            # In evaluation the image encoder's residual stream, too, is in autocast's type: no sum and no norm then has
-            # to convert. In training it stays in fp32.
+            # In evaluation the image encoder's residual stream, too, is in autocast's type: no sum then has to convert,
+            # and on a CPU no norm (CUDA's autocast has norms in fp32). In training it stays in fp32.
             x = x.to(torch.get_autocast_dtype(x.device.type))
         x = x + self.attn(self.ln_1(x), mask)
         return x + self.mlp(self.ln_2(x))

@@ -72,7 +72,9 @@ def require_compiler() -> None:
 
 
 def make_deterministic(seed: int) -> None:
-    """Seed every generator, and let no operation depend on the order in which threads finish."""
+    """Seed every generator, and let no operation depend on the order in which threads finish, where there is a choice:
+    on CUDA the gradient of fused attention still does, of which torch warns.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's condition for deterministic cuBLAS
     random.seed(seed)
     np.random.seed(seed)

@@ -13,7 +13,7 @@ class Switches(NamedTuple):
     optimiser: fused. held: frozen matrices kept in bf16, where that is the precision.
     maps: none made in evaluation. scoring: on the device, else in numpy. batched: several images at once in evaluation.
     shared: in generalised inference, the blocks before the text run once for all names.
-    compiled, recomputed: options compile and train.checkpoint_blocks.
+    compiled, recomputed, cut: options compile, train.checkpoint_blocks and eval.fit=cut.
     deterministic: torch's mode while it runs. No fast path: runs are in it, and the released code is not; on CUDA
         F.interpolate becomes some forty small operations in it, which would be held against plain.
     """
@@ -29,6 +29,7 @@ class Switches(NamedTuple):
     shared: bool = False
     compiled: bool = False
     recomputed: bool = False
+    cut: bool = False
     deterministic: bool = False
 
 
@@ -60,8 +61,12 @@ def fast(work: str, precision: str) -> Switches:
 
 
 def modes(work: str, precisions: list[str], compiled: bool) -> dict[str, Switches]:
-    """{name: switches}: plain, all fast paths at each precision, and if ``compiled`` the last with option compile."""
+    """{name: switches}: plain, all fast paths at each precision, and with the last outside training eval.fit=cut, which
+    computes something else, and if ``compiled`` option compile.
+    """
     found = {"plain": PLAIN, **{f"fast {precision}": fast(work, precision) for precision in precisions}}
+    if work != TRAIN:
+        found["fast, cut"] = fast(work, precisions[-1])._replace(cut=True)
     if compiled:
         found["fast, compiled"] = fast(work, precisions[-1])._replace(compiled=True)
     return found

@@ -33,7 +33,8 @@ class Work:
         return step
 
     def _evaluate(self, variant: Variant):
-        subject, batches = self.subject, self.batches[variant.switches.batched]
+        subject = self.subject
+        batches = [b._replace(cut=variant.switches.cut) for b in self.batches[variant.switches.batched]]
         args = variant.model, variant.text, batches, subject.device, variant.autocast
         ids = subject.classes.folds[0]
         if not variant.switches.scoring:
@@ -42,9 +43,10 @@ class Work:
 
     def _label(self, variant: Variant):
         subject, options = self.subject, self.subject.cfg.eval
+        batches = [b._replace(cut=variant.switches.cut) for b in self.batches[True]]
         if not variant.switches.shared:
             return lambda: label_by_name(variant.model, variant.text, variant.esda, subject.words, self.batches[False],
                                          subject.device, variant.autocast, options.presence, len(subject.words.cls))
         return lambda: [labels for labels, _ in label_images(
-            variant.model, subject.words, self.batches[True], subject.device, variant.autocast, options.presence,
+            variant.model, subject.words, batches, subject.device, variant.autocast, options.presence,
             options.chunk, "generalised")]
