@@ -15,7 +15,8 @@ from model.esda import ESDA
 from model.losses import EsdaLosses
 from util import checkpoint
 from util.config import Config, from_command_line, to_dict
-from util.device import autocast, computes_in_bf16, describe, make_deterministic, pick_device, require_compiler, set_tf32
+from util.device import (autocast, computes_in_bf16, describe, make_deterministic, pick_device, require_compiler,
+                         set_tf32)
 from util.engine import Progress, train_one_epoch
 from util.errors import UserError, run_main
 from util.evaluate import evaluate, predict

@@ -25,6 +25,6 @@ def _weights(old: int, new: int, align_corners: bool, device: torch.device) -> T
         if align_corners:
             at = at * ((old - 1) / max(1, new - 1))
         else:
-            at = ((at + 0.5) * (old / new) - 0.5).clamp(0, old - 1)          # centres; beyond the last ones nothing changes
+            at = ((at + 0.5) * (old / new) - 0.5).clamp(0, old - 1)          # centres; nothing changes beyond the last
         distance = at[:, None] - torch.arange(old, dtype=torch.float64, device=device)
         return (1 - distance.abs()).clamp(min=0).float()

@@ -21,7 +21,7 @@ class Segmentation(NamedTuple):
     """What every model here returns, in training and in evaluation.
 
     logits (B, 2, S, S) fp32: background and foreground at the input size.
-    prior (B, 1, h, h) fp32 in [0, 1]: the prior mask, on the patch grid. Of images that are not square, H x W and h x w.
+    prior (B, 1, h, h) fp32 in [0, 1]: the prior mask, on the patch grid. (H x W and h x w, if images are not square.)
     patches (B, n, C): patch tokens after the image encoder's last block, and
     blocks {index: (B, n, C)}: after earlier ones, for the spatial distribution losses; empty in evaluation.
     """

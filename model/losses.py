@@ -30,7 +30,7 @@ def cover_of(target: Tensor, patches: int, align_corners: bool = False) -> Tenso
 
 
 def prototype(patches: Tensor, cover: Tensor) -> Tensor:
-    """The mean of patch tokens (B, n, C), weighted by the target's cover (B, 1, n): (B, C) fp32, zero where it is empty."""
+    """The mean of patch tokens (B, n, C) by the target's cover (B, 1, n): (B, C) fp32, zero where it is empty."""
     return (cover @ patches.float() / (cover.sum(2, keepdim=True) + 1e-5))[:, 0]
 
 

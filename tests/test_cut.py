@@ -59,7 +59,8 @@ def made(tiny_clip):
 
 def loader(pictures, fit, batch_size, fill=(0, 0, 0)):
     root, index = pictures
-    return eval_loader(EvalDataset(root, index, exhaustive(index, (1, 2, 3), 1), 3, SIZE, fill, FITS[fit]), batch_size, 0)
+    dataset = EvalDataset(root, index, exhaustive(index, (1, 2, 3), 1), 3, SIZE, fill, FITS[fit])
+    return eval_loader(dataset, batch_size, 0)
 
 
 def predictions(model, text, *args):
@@ -89,7 +90,7 @@ def test_a_square_image_is_what_it_was(kind, made, pictures):
 
 
 def test_no_patch_sees_another_of_padding(made, pictures):
-    """The colour of the padding, which every patch attends to as described; 33 x 66 fills whole patches of 8, rounded."""
+    """The padding's colour: every patch attends to it as described. Both pictures fill whole patches of 8."""
     model, text = made("esda")
     for fit, sees in (("cut", False), ("described", True)):
         black, white = (predictions(model, text, pictures, fit, 2, (c, c, c)) for c in (0, 255))
@@ -116,6 +117,7 @@ def test_generalised_labels_do_not_depend_on_the_batch(made, pictures, presence)
 
 def test_its_pictures_are_those_of_the_whole_image(made, pictures):
     model, text = made("esda")
-    cut, whole = ([panel(p, CLASSES) for p in predictions(model, text, pictures, fit, 4)] for fit in ("cut", "described"))
+    cut, whole = ([panel(p, CLASSES) for p in predictions(model, text, pictures, fit, 4)]
+                  for fit in ("cut", "described"))
     for a, b in zip(cut, whole):
         assert a.shape == b.shape and np.array_equal(a[:, :a.shape[1] // 4 - 4], b[:, :b.shape[1] // 4 - 4])

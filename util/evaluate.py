@@ -19,7 +19,7 @@ from util.samples import Sample
 class Prediction(NamedTuple):
     """One sample at its original size."""
     sample: Sample
-    image: Tensor           # (3, S, S) uint8 as the network saw it, padding included, or (3, height, width) where cut
+    image: Tensor           # (3, S, S) uint8 as the network saw it, with padding, or (3, height, width) where cut
     inner: tuple[int, int]  # (height, width) of it that the image fills
     mask: np.ndarray        # (H, W) uint8 of class ids
     evidence: Tensor        # (H, W) float32, on the device: foreground minus background logit; foreground where positive

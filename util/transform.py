@@ -77,8 +77,8 @@ def unfit(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, int]) -> T
 
 
 def _resize(evidence: Tensor, shape: tuple[int, int], align_corners: bool) -> Tensor:
-    """(h, w) to ``shape``, bilinearly. F.interpolate itself would, for the sake of a gradient that nobody wants here, make
-    some forty small operations of it on a GPU that is to be deterministic.
+    """(h, w) to ``shape``, bilinearly. F.interpolate itself would, for the sake of a gradient that nobody wants here,
+    make some forty small operations of it on a GPU that is to be deterministic.
     """
     return torch.ops.aten.upsample_bilinear2d(evidence[None, None], shape, align_corners)[0, 0]
 
