@@ -49,6 +49,19 @@ def test_weights_of_the_paper():
     assert losses.total.item() == pytest.approx((losses.main + 0.2 * losses.last + 0.1 * losses.others).item())
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_align_corners_is_that_of_masks_and_of_maps(align_corners):
+    out, t = output(), torch.zeros_like(target())
+    t[:, 1:4, 3:7] = 1  # which the two ways see differently
+    losses = EsdaLosses(True, 0.2, 0.1, align_corners=align_corners)(out, t)
+    side = out.prior.shape[2:]
+    cover = F.interpolate((t == 1)[:, None].float(), size=side, mode="bilinear", align_corners=align_corners).flatten(2)
+    maps = torch.cat([similarity_map(b, prototype(b, cover)) for b in out.blocks.values()], dim=1)
+    s = F.interpolate(maps, size=t.shape[1:], mode="bilinear", align_corners=align_corners)
+    expected = [F.cross_entropy(torch.stack([1 - m, m], dim=1), t.long(), ignore_index=255).item() for m in s.unbind(1)]
+    assert losses.others.item() == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
 @pytest.mark.parametrize("last_block, last, others", [(False, 0.2, 0.1), (True, 0.0, 0.1), (True, 0.2, 0.0)])
 def test_terms_can_be_switched_off(last_block, last, others):
     losses = EsdaLosses(last_block, last, others)(output(), target())
