@@ -46,7 +46,7 @@ class ClipPrior(nn.Module):
             x = block(x)
         itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device) if self.value_path else None
         patches = last(x, itself)[:, 1:]                                                  # (B, n, C)
-        grid = images.shape[2] // self.patch, images.shape[3] // self.patch
+        grid = self.visual.grid_of(images.shape[2:])
         prior = similarity_map(self.visual.project(patches), text.cls, grid)              # (B, 1, h, h)
         s = F.interpolate(prior, size=images.shape[2:], mode="bilinear", align_corners=False)
         return Segmentation(torch.cat([self.threshold - s, s - self.threshold], dim=1), prior, patches, {})

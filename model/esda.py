@@ -109,10 +109,6 @@ class ESDA(nn.Module):
         """Side of a patch in px."""
         return self.image_encoder.patch
 
-    def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """How many patches an input of ``size`` has, down and across."""
-        return size[0] // self.patch, size[1] // self.patch
-
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 RGB to what CLIP was trained on."""
         return (images / 255 - self.pixel_mean) / self.pixel_std
@@ -121,7 +117,8 @@ class ESDA(nn.Module):
                 keep: Tensor | None = None, heard: TextEmbedding | None = None) -> Segmentation:
         """From B images that have met no text yet to the masks of B names, at the input's ``size``."""
         embedding = self.image_encoder.finish(begun, text.cls)
-        prior = similarity_map(embedding.patches, embedding.text, self._grid(size))  # (B, 1, h, h)
+        grid = self.image_encoder.grid_of(size)
+        prior = similarity_map(embedding.patches, embedding.text, grid)      # (B, 1, h, h)
         patches = self.interactor(heard or text, embedding.image, embedding.patches)  # (B, n, C)
         logits = self.decoder(patches, prior, keep)                          # (B, 2, h, h)
         logits = bilinear(logits, size, self.align_corners)                  # (B, 2, S, S)
@@ -152,7 +149,7 @@ class ESDA(nn.Module):
         name's region, its patches weighted by how much foreground they are, is classified among all K names as CLIP
         classifies an image. Returns log-probabilities (B, k).
         """
-        grid = self._grid(evidence.shape[2:])
+        grid = self.image_encoder.grid_of(evidence.shape[2:])
         found = F.adaptive_avg_pool2d(evidence.float().sigmoid(), grid).flatten(2)   # (B, k, n)
         with torch.autocast(evidence.device.type, enabled=False):
             regions = F.normalize(found @ patches, dim=-1)                           # (B, k, D)

@@ -51,6 +51,10 @@ class VisionTransformer(nn.Module):
                                                                            side // self.patch).clone())
         self.side, self.grid = side, side // self.patch
 
+    def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
+        """How many patches an input of ``size`` has, down and across."""
+        return size[0] // self.patch, size[1] // self.patch
+
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to the (B, 1 + n, C) tokens that enter block 0, [CLS] first.
 

@@ -31,18 +31,17 @@ class EvalBatch(NamedTuple):
     back: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]    # (S, S), inner, (H, W) -> (H, W)
     cut: bool = False                   # whether patches that hold padding alone stay out of the network
 
-    def windows(self, model) -> list[tuple[list[int], int, int]]:
-        """What the network is given: samples by their places in the batch, and height and width of S x S.
+    def windows(self, model, images: Tensor) -> list[tuple[list[int], Tensor]]:
+        """What the network is given of ``images``, the batch's on any device: places in the batch, (b, 3, height, width).
 
-        All of everything, unless ``cut``: then samples whose images fill the same patches go together, without the rest.
+        All at once, unless ``cut``: then those that fill the same patches go together, without the other patches.
         """
-        whole = self.images.shape[-1]
         if not self.cut:
-            return [(list(range(len(self.images))), whole, whole)]
+            return [(list(range(len(images))), images)]
         places: dict[tuple[int, int], list[int]] = {}
         for place, inner in enumerate(self.inner):
             places.setdefault(tuple(-(-side // model.patch) * model.patch for side in inner), []).append(place)
-        return [(at, *window) for window, at in places.items()]
+        return [(at, images[at, :, :height, :width]) for (height, width), at in places.items()]
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:

@@ -51,7 +51,11 @@ def set_tf32(device: torch.device, precision: str) -> None:
     """
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision=tf32: only CUDA has it; use precision=fp32, or auto for bf16 where that is fast")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    allow_tf32(precision == "tf32")
+
+
+def allow_tf32(allowed: bool) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _fast_bf16(device: torch.device) -> bool:

@@ -48,13 +48,12 @@ def predict(model, text, loader: Loader, device, autocast, label: str, asked: di
 
 def _predict_batch(model, text, batch: EvalBatch, device, autocast, asked) -> list[Prediction]:
     ids = [asked[sample] if asked else sample.class_id for sample in batch.samples]
-    rows = torch.tensor(ids, device=device) - 1
-    images = batch.images.to(device, non_blocking=True)
     seen, evidence, priors = ([None] * len(ids) for _ in range(3))
-    for at, height, width in batch.windows(model):
-        part, named = (images, rows) if len(at) == len(ids) else (images[at], rows[at])
+    for at, images in batch.windows(model, batch.images.to(device, non_blocking=True)):
+        rows = torch.tensor([ids[place] for place in at], device=device) - 1
         with autocast:
-            output = model(part[..., :height, :width], text[named])
+            output = model(images, text[rows])
+        height, width = images.shape[2:]
         differences = output.logits[:, 1] - output.logits[:, 0]              # (b, height, width)
         for place, e, prior in zip(at, differences, output.prior):
             evidence[place] = batch.back(e, batch.inner[place], batch.masks[place].shape)

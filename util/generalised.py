@@ -34,12 +34,11 @@ def label_images(model, text, loader: Loader, device, autocast, presence: float,
     count = len(text.cls)
     try:
         for batch in progress(loader, label):
-            images, best = batch.images.to(device, non_blocking=True), _Strongest(batch, device)
-            for at, height, width in batch.windows(model):
-                part = (images if len(at) == len(images) else images[at])[..., :height, :width]
+            best = _Strongest(batch, device)
+            for at, images in batch.windows(model, batch.images.to(device, non_blocking=True)):
                 with autocast:
-                    patches = model.clip_patches(part)
-                    for first, evidence in _chunks(model, part, text, chunk or chunk_of(model, part, count)):
+                    patches = model.clip_patches(images)
+                    for first, evidence in _chunks(model, images, text, chunk or chunk_of(model, images, count)):
                         likely = model.presence(patches, evidence, text, first)  # (b, k), at most 0
                         best.add(at, first, evidence + presence * likely[..., None, None])
             yield from zip((labels.cpu().numpy() for labels in best.labels), batch.masks)

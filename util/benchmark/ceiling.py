@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from util.benchmark.timing import synchronise
+from util.device import allow_tf32
 
 SIDES = {"cpu": 2048, "cuda": 8192}    # large enough for the full rate: 17 and 1,100 GFLOP
 
@@ -34,7 +35,7 @@ def ceiling(device: torch.device, precision: str, seconds: float) -> float:
 def multiplying_in(precision: str):
     """Whether fp32 products and convolutions may be done in TF32, as torch's global settings say it."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    allow_tf32(precision == "tf32")
     try:
         yield
     finally:

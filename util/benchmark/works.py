@@ -4,6 +4,7 @@ from collections.abc import Callable
 from util.benchmark.plain import evaluate_in_numpy, label_by_name
 from util.benchmark.subject import Subject, Variant
 from util.benchmark.switches import EVAL, GENERALISED, TRAIN
+from util.dataset import EvalBatch
 from util.engine import Progress, train_one_epoch
 from util.evaluate import evaluate, predict
 from util.generalised import label_images
@@ -32,9 +33,11 @@ class Work:
                                         Progress(), 1, cfg.train, device, variant.autocast, ALONE))
         return step
 
+    def _batches(self, variant: Variant, batched: bool) -> list[EvalBatch]:
+        return [batch._replace(cut=variant.switches.cut) for batch in self.batches[batched]]
+
     def _evaluate(self, variant: Variant):
-        subject = self.subject
-        batches = [b._replace(cut=variant.switches.cut) for b in self.batches[variant.switches.batched]]
+        subject, batches = self.subject, self._batches(variant, variant.switches.batched)
         args = variant.model, variant.text, batches, subject.device, variant.autocast
         ids = subject.classes.folds[0]
         if not variant.switches.scoring:
@@ -43,10 +46,9 @@ class Work:
 
     def _label(self, variant: Variant):
         subject, options = self.subject, self.subject.cfg.eval
-        batches = [b._replace(cut=variant.switches.cut) for b in self.batches[True]]
         if not variant.switches.shared:
             return lambda: label_by_name(variant.model, variant.text, variant.esda, subject.words, self.batches[False],
                                          subject.device, variant.autocast, options.presence, len(subject.words.cls))
         return lambda: [labels for labels, _ in label_images(
-            variant.model, subject.words, batches, subject.device, variant.autocast, options.presence,
+            variant.model, subject.words, self._batches(variant, True), subject.device, variant.autocast, options.presence,
             options.chunk, "generalised")]
