@@ -82,6 +82,7 @@ def test_mixed_sizes_come_out_in_order_whatever_the_batch(kind, made, pictures):
     assert [p.evidence.shape for p in together] == [p.mask.shape for p in together] == SHAPES
     if kind != "everything":  # whose patches are pixels
         assert [p.image.shape[1:] for p in together] == WINDOWS
+        assert [tuple(p.prior.shape) for p in together] == [(1, height // 8, width // 8) for height, width in WINDOWS]
 
 
 def test_a_square_image_is_what_it_was(kind, made, pictures):
