@@ -9,16 +9,16 @@ import sys
 import torch
 
 from model.build import build_model, embed_names
-from model.clip_weights import ClipWeights, WeightsError
+from model.clip.weights import ClipWeights, WeightsError
 from model.whole import whole_of
-from util import checkpoint
+from util.run import checkpoint
 from util.config import Config, from_command_line
-from util.device import autocast, computes_in_bf16, make_deterministic, pick_device, require_compiler, set_tf32
-from util.errors import UserError, run_main
-from util.fold_data import FoldData
-from util.processes import Processes
-from util.report import final_test, table, trained_on, where
-from util.run import Run
+from util.runtime.device import autocast, computes_in_bf16, make_deterministic, pick_device, require_compiler, set_tf32
+from util.runtime.errors import UserError, run_main
+from data.fold import FoldData
+from util.runtime.processes import Processes
+from util.results.final import final_test, table, trained_on, where
+from util.run.folder import Run
 
 
 def read_weights(cfg: Config) -> tuple[dict, ClipWeights | None]:

@@ -22,4 +22,4 @@ stamp=$(date +%Y%m%d-%H%M%S)
 for k in "${folds[@]}"; do
     "$python" ${launch[@]+"${launch[@]}"} train.py --config "$config" fold="$k" run="$stamp" "$@"
 done
-if [ "$fold" = all ]; then "$python" -m util.table --config "$config" run="$stamp" "$@"; fi
+if [ "$fold" = all ]; then "$python" -m util.results.table --config "$config" run="$stamp" "$@"; fi

@@ -3,10 +3,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.clip import CLIP
+from model.clip.clip import CLIP
 from model.esda import Segmentation
 from model.similarity import similarity_map
-from model.text_encoder import TextEmbedding
+from model.clip.text_encoder import TextEmbedding
 
 
 class Everything(nn.Module):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from model.bilinear import bilinear
 from model.image_encoder import Begun, ImageEncoder
 from model.interactor import Interactor
-from model.layers import Block
+from model.clip.layers import Block
 from model.mask_decoder import MaskDecoder
 from model.similarity import similarity_map
-from model.text_encoder import TextEmbedding, TextEncoder
+from model.clip.text_encoder import TextEmbedding, TextEncoder
 
 CLIP_SCALE = 100.0  # of every published CLIP: training brings it to its upper bound (Radford 2021, section 2.5)
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.adapter import LowRankBranch
-from model.vision_transformer import VisionTransformer
+from model.clip.vision_transformer import VisionTransformer
 
 
 class ImageEmbedding(NamedTuple):

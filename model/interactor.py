@@ -2,8 +2,8 @@
 import torch
 from torch import Tensor, nn
 
-from model.layers import Transformer
-from model.text_encoder import TextEmbedding
+from model.clip.layers import Transformer
+from model.clip.text_encoder import TextEmbedding
 
 
 class Interactor(nn.Module):

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from model.clip_weights import ClipWeights, WeightsError, fingerprint_of
+from model.clip.weights import ClipWeights, WeightsError, fingerprint_of
 from model.released import check, from_released, to_released
 
 ADDED = ("image_encoder.text_proj.", "image_encoder.branches.", "interactor.", "decoder.")  # to CLIP, by ESDA
@@ -48,7 +48,7 @@ class Whole(NamedTuple):
 
 
 def whole_of(content: dict, path) -> Whole | None:
-    """What util/checkpoint.py read from ``path`` as one thing; None where it is of neither format.
+    """What util/run/checkpoint.py read from ``path`` as one thing; None where it is of neither format.
 
     Raises WeightsError that names every tensor which is missing, superfluous or of another shape.
     """

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from data.prepare import main
-from util.errors import run_main
+from data.prepare.__main__ import main
+from util.runtime.errors import run_main
 
 ROOT = Path(__file__).resolve().parent.parent
 TURNED = 6  # EXIF orientation: a viewer shows the stored pixels turned by a quarter

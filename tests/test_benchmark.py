@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from model.layers import Attention
-from util import cost
+from model.clip.layers import Attention
+from util.results import cost
 from util.benchmark import fed
 from util.benchmark.__main__ import arguments, plan
 from util.benchmark.cards import GIB, Line
@@ -27,8 +27,8 @@ from util.benchmark.switches import EVAL, GENERALISED, LEVERS, PLAIN, TRAIN, WOR
 from util.benchmark.tables import markdown
 from util.benchmark.works import Work
 from util.config import ROOT, Config, load
-from util.dataset import TrainBatch
-from util.errors import UserError
+from data.dataset import TrainBatch
+from util.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from model.clip import CLIP
-from model.text_encoder import TextEncoder
-from model.tokenizer import Tokenizer
-from model.vision_transformer import VisionTransformer, resize_position_embedding
+from model.clip.clip import CLIP
+from model.clip.text_encoder import TextEncoder
+from model.clip.tokenizer import Tokenizer
+from model.clip.vision_transformer import VisionTransformer, resize_position_embedding
 
 
 class QuickGELU(nn.Module):

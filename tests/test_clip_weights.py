@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 from test_clip import ReferenceCLIP
 
-from model.clip import CLIP
-from model.clip_source import SHA256, URL
-from model.clip_weights import BUFFERS, WeightsError, build_clip, build_vision, read_clip
-from model.text_encoder import TextEncoder
-from model.vision_transformer import VisionTransformer, resize_position_embedding
+from model.clip.clip import CLIP
+from model.clip.source import SHA256, URL
+from model.clip.weights import BUFFERS, WeightsError, build_clip, build_vision, read_clip
+from model.clip.text_encoder import TextEncoder
+from model.clip.vision_transformer import VisionTransformer, resize_position_embedding
 
 ROOT = Path(__file__).resolve().parent.parent
 MINI_CLIP = ROOT / "data" / "shapes" / "mini_clip.pt"

@@ -14,13 +14,14 @@ from made_runs import made  # noqa: F401  a fixture
 from torch import nn
 
 from train import Trainer
-from util import checkpoint, cost
+from util.run import checkpoint
+from util.results import cost
 from util.compare import __main__ as compare
 from util.compare.picture import COLOURS, GREY
 from util.compare.published import read_published
 from util.config import ROOT, from_command_line
-from util.errors import UserError
-from util.stop import StopRequest
+from util.runtime.errors import UserError
+from util.runtime.stop import StopRequest
 
 CONFIG = "config/shapes/esda.yaml"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from made_runs import made  # noqa: F401  a fixture
 
-from util.files import read_image
-from util.panel import joined, parted
+from data.files import read_image
+from util.results.panel import joined, parted
 
 SHEET = "predictions-pascal-episodic.png"
 IMAGE, TRUTH, PRIOR = (10, 200, 10), (20, 20, 180), (90, 0, 90)

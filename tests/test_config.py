@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from data.shapes.make import ShapesData
-from data.shapes.pretrain import Pretrain, Stage
+from data.shapes.pretrain.__main__ import Pretrain, Stage
 from util.config import BASE, ROOT, Config, _paths, from_command_line, from_dict, load, to_dict
-from util.errors import UserError
+from util.runtime.errors import UserError
 
 ESDA = ROOT / "config" / "shapes" / "esda.yaml"
 OTHER_SCHEMAS = {"config/shapes/pretrain.yaml": Pretrain, "config/shapes/data.yaml": ShapesData}

@@ -8,15 +8,15 @@ import torch
 
 from model.build import build_model, embed_names
 from util.config import BASE, Config, load
-from util.dataset import EvalDataset, eval_loader
-from util.evaluate import predict
-from util.folds import Classes
-from util.generalised import label_images
-from util.index import read_index
-from util.panel import parted
-from util.samples import exhaustive
-from util.transform import FITS
-from util.visualize import panel
+from data.dataset import EvalDataset, eval_loader
+from util.evaluation.evaluate import predict
+from data.folds import Classes
+from util.evaluation.generalised import label_images
+from data.index import read_index
+from util.results.panel import parted
+from data.samples import exhaustive
+from data.transform import FITS
+from util.results.pictures import panel
 
 CPU, SIZE = torch.device("cpu"), 64
 SHAPES = [(64, 64), (128, 80), (33, 66), (64, 64), (128, 80), (64, 45)]   # height, width

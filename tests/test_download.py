@@ -1,4 +1,4 @@
-"""util.download against a server of our own on the loopback: whole, resumed, wrong, already there, out of reach."""
+"""data.prepare.download against a server of our own on the loopback: whole, resumed, wrong, already there, out of reach."""
 import hashlib
 import os
 import shutil
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from data import prepare
-from model.clip_source import SHA256 as OF_CLIP
-from model.clip_source import URL
-from util import download as module
-from util.download import Remote, by_hand, download
-from util.errors import UserError, run_main
+from data.prepare import __main__ as prepare
+from model.clip.source import SHA256 as OF_CLIP
+from model.clip.source import URL
+from data.prepare import download as module
+from data.prepare.download import Remote, by_hand, download
+from util.runtime.errors import UserError, run_main
 
 CONTENT = bytes(range(256)) * 4000
 SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdigest()

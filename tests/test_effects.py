@@ -9,7 +9,7 @@ from made_runs import made  # noqa: F401  a fixture
 from util.compare import effects
 from util.compare.effects import fit, switched
 from util.compare.runs import find, read
-from util.errors import UserError
+from util.runtime.errors import UserError
 
 TRUE = {"a": -5.0, "b": 2.0, "c": 0.5, "d": 0.0}
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from util import checkpoint
+from util.run import checkpoint
 from util.config import ROOT
-from util.device import set_tf32
-from util.errors import UserError, run_main
-from util.index import read_index
-from util.run import Run
+from util.runtime.device import set_tf32
+from util.runtime.errors import UserError, run_main
+from data.index import read_index
+from util.run.folder import Run
 
 CONFIG = ("--config", "config/shapes/esda.yaml")
 
@@ -239,8 +239,8 @@ def test_full_disk_that_takes_not_even_a_log_line(run_script, stopped_run, tmp_p
 CURVES = """
 import resource, sys
 from pathlib import Path
-from util.errors import run_main
-from util.run import Run
+from util.runtime.errors import run_main
+from util.run.folder import Run
 
 def main():
     run = Run(Path(sys.argv[1]), fresh=True)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from util.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, train_loader
+from data.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, train_loader
 from util.config import ROOT, Augment
-from util.evaluate import absent_names, evaluate, predict
-from util.folds import Classes
-from util.index import Index, read_index
-from util.report import watch
-from util.samples import Sample, exhaustive, train_images
+from util.evaluation.evaluate import absent_names, evaluate, predict
+from data.folds import Classes
+from data.index import Index, read_index
+from util.results.final import watch
+from data.samples import Sample, exhaustive, train_images
 
 PLAIN = contextlib.nullcontext()
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from util.errors import UserError
-from util.files import read_image, read_list, read_mask, read_pair
+from util.runtime.errors import UserError
+from data.files import read_image, read_list, read_mask, read_pair
 
 HEIGHT, WIDTH = 60, 90
 

@@ -8,12 +8,12 @@ import torch
 
 from model.build import build_model, embed_names
 from util.config import BASE, ROOT, Config, load
-from util.dataset import EvalBatch
-from util.folds import Classes
-from util.generalised import evaluate_generalised, label_images
-from util.metric import harmonic
-from util.samples import Sample
-from util.transform import unfit
+from data.dataset import EvalBatch
+from data.folds import Classes
+from util.evaluation.generalised import evaluate_generalised, label_images
+from util.evaluation.metric import harmonic
+from data.samples import Sample
+from data.transform import unfit
 
 NAMES = Classes.read(ROOT / "lists/shapes/classes.yaml")
 
@@ -43,7 +43,7 @@ def test_sharing_the_blocks_before_the_text_changes_no_number(model_and_text, ch
 @torch.inference_mode()
 def test_presence_is_clips_own_verdict_on_the_region(model_and_text, tiny_clip):
     """A name found in two patches and in nothing else: these two, averaged and classified by CLIP."""
-    from model.clip_weights import build_clip, read_clip
+    from model.clip.weights import build_clip, read_clip
     model, text = model_and_text
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     clip = build_clip(read_clip(tiny_clip), 64).eval()

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from util.metric import Confusion, Counts, Tally, auc, count, harmonic
+from util.evaluation.metric import Confusion, Counts, Tally, auc, count, harmonic
 
 
 def tally_of(class_ids, *samples) -> Tally:

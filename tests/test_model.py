@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from model.baselines import ClipPrior
-from model.clip_weights import ClipWeights, WeightsError
+from model.clip.weights import ClipWeights, WeightsError
 from model.esda import ESDA
 from model.image_encoder import ImageEncoder
 from model.build import build_esda
-from model.clip import CLIP
+from model.clip.clip import CLIP
 from model.interactor import Interactor
-from model.layers import attend
+from model.clip.layers import attend
 from model.losses import EsdaLosses
 from model.mask_decoder import MaskDecoder
 from model.similarity import similarity_map
-from model.text_encoder import TextEmbedding, TextEncoder
-from model.vision_transformer import VisionTransformer
+from model.clip.text_encoder import TextEmbedding, TextEncoder
+from model.clip.vision_transformer import VisionTransformer
 
 OPTIONS = dict(size=32, text_start="random", replace_indices=[1, 2], branch_indices=None, branch_rank=2, prior_indices=None,
                cls_twice=False, interactor_layers=2, token_order="described", text_tokens=True, mask_padding=True,

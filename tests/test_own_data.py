@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from data.lists import held_out, pairs
+from data.prepare.own import held_out, pairs
 from util.config import ROOT
-from util.errors import UserError
-from util.files import read_list
+from util.runtime.errors import UserError
+from data.files import read_list
 
 
 @pytest.fixture

@@ -22,12 +22,12 @@ import pytest
 from miniature import complains, contents, prepared, times
 from PIL import Image
 
-from data import coco, pascal
+from data.prepare import coco, pascal
 from util.config import ROOT
-from util.download import Remote
-from util.folds import Classes
-from util.index import read_index
-from util.samples import exhaustive, train_images
+from data.prepare.download import Remote
+from data.folds import Classes
+from data.index import read_index
+from data.samples import exhaustive, train_images
 
 MASK_LIMIT, IMAGE_LIMIT = 4096, 40_000  # bytes a file that a full disk takes: all files of the sets but one made larger
 
@@ -237,9 +237,9 @@ def test_a_full_disk_is_one_line_and_the_command_goes_on(sets, run, run_script, 
 
 SLOW = """
 import sys, time, types
-sys.modules["model.clip_weights"] = types.SimpleNamespace(URL="", SHA256="")  # spares the test torch
-from data import pascal, prepare
-from util.errors import run_main
+sys.modules["model.clip.weights"] = types.SimpleNamespace(URL="", SHA256="")  # spares the test torch
+from data.prepare import pascal, __main__ as prepare
+from util.runtime.errors import run_main
 quick = pascal.draw
 
 def slow(path):

@@ -11,11 +11,11 @@ from miniature import (CLASS_OF_2048, COCO_TRAIN, COCO_VAL, COMPRESSED, CROWD, I
                        contents, counts_of, mask_of, prepared, read_png, rectangle)
 from miniature import archives, made, prepare, spoilt, unpacked  # noqa: F401  fixtures
 
-from data.coco import Annotated, draw, read_instances
-from util.errors import UserError
-from util.files import read_list
-from util.index import read_index
-from util.samples import exhaustive
+from data.prepare.coco import Annotated, draw, read_instances
+from util.runtime.errors import UserError
+from data.files import read_list
+from data.index import read_index
+from data.samples import exhaustive
 
 NAME = "coco"  # the set that the fixtures make
 OUT_OF_ORDER = [1, 90, 13]

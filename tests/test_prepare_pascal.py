@@ -10,9 +10,9 @@ from miniature import (COLOUR_MAP, HELD_OUT_BY_DETECTION, HELD_OUT_BY_SEGMENTATI
                        read_png)
 from miniature import archives, made, prepare, spoilt, unpacked  # noqa: F401  fixtures
 
-from data.pascal import MASKS, draw
-from util.errors import UserError
-from util.files import read_list
+from data.prepare.pascal import MASKS, draw
+from util.runtime.errors import UserError
+from data.files import read_list
 
 NAME = "pascal"  # the set that the fixtures make
 TGZ = "benchmark.tgz"

@@ -1,6 +1,6 @@
 """Several processes: the same numbers as one, one that speaks and writes, and an end for all when one is lost.
 
-Run by util.launch as a script, this file evaluates in each of them (``python tests/test_processes.py OPTIONS...``).
+Run by util.runtime.launch as a script, this file evaluates in each of them (``python tests/test_processes.py OPTIONS...``).
 """
 import json
 import os
@@ -17,17 +17,17 @@ from conftest import ROOT
 from tensorboardX.proto.event_pb2 import Event
 
 from model.build import build_model, embed_names
-from util import checkpoint
+from util.run import checkpoint
 from util.config import Config, load
-from util.dataset import TrainBatches
-from util.device import make_deterministic
-from util.errors import UserError
-from util.fold_data import FoldData
-from util.processes import ALONE, Processes
-from util.report import _test_generalised, _test_names
+from data.dataset import TrainBatches
+from util.runtime.device import make_deterministic
+from util.runtime.errors import UserError
+from data.fold import FoldData
+from util.runtime.processes import ALONE, Processes
+from util.results.final import _test_generalised, _test_names
 
 CONFIG = "config/shapes/esda.yaml"
-LAUNCH = [sys.executable, "-m", "util.launch", "2"]
+LAUNCH = [sys.executable, "-m", "util.runtime.launch", "2"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 TRAIN = ["train.py", "--config", CONFIG]
 
@@ -233,7 +233,7 @@ def scores(options: list[str], processes: Processes) -> list:
 
 
 def test_shared_evaluation_counts_every_sample_once(options, tiny_shapes, tmp_path, environment, run_script):
-    listed = run_script("util.manifest", "--config", CONFIG, *options, "eval.protocol=episodic", "eval.samples=1")
+    listed = run_script("data.manifest", "--config", CONFIG, *options, "eval.protocol=episodic", "eval.samples=1")
     assert listed.returncode == 0, listed.stderr
     manifest = tmp_path / "one.txt"
     manifest.write_text(listed.stdout)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from util.config import ROOT, Config, load
-from util.errors import UserError
-from util.fold_data import FoldData
-from util.manifest import read_manifest, write_manifest
-from util.samples import distinct
+from util.runtime.errors import UserError
+from data.fold import FoldData
+from data.manifest import read_manifest, write_manifest
+from data.samples import distinct
 
 EPISODIC = ["eval.protocol=episodic", "eval.samples=30"]
 
@@ -64,7 +64,7 @@ def test_several_draws_in_one_pass_are_those_of_several_runs(run_script, tiny_op
     assert several["miou_std"] == pytest.approx(np.std(several["draws"], ddof=1))
     root = Path(next(o for o in tiny_options if o.startswith("data.root=")).partition("=")[2])
     shutil.rmtree(root / "index")  # making it again must leave nothing in the manifest
-    manifest = run_script("util.manifest", "--config", "config/shapes/esda.yaml", *tiny_options, *EPISODIC)
+    manifest = run_script("data.manifest", "--config", "config/shapes/esda.yaml", *tiny_options, *EPISODIC)
     (tmp_path / "m.txt").write_text(manifest.stdout)
     again, _ = score("manifest", f"eval.manifest={tmp_path / 'm.txt'}")
     assert again["miou"] == pytest.approx(single[0]["miou"]) and again["protocol"] == "manifest"

@@ -14,24 +14,24 @@ from released_reference import FACTS, Reference
 import convert
 import train
 from model.build import build_esda, embed_names
-from model.clip import CLIP
-from model.clip_weights import ClipWeights, WeightsError
+from model.clip.clip import CLIP
+from model.clip.weights import ClipWeights, WeightsError
 from model.interactor import Interactor
 from model.losses import EsdaLosses, similarity_losses
 from model.released import our_name, released_name
-from model.text_encoder import TextEmbedding, TextEncoder
-from model.tokenizer import Tokenizer
-from model.vision_transformer import VisionTransformer
+from model.clip.text_encoder import TextEmbedding, TextEncoder
+from model.clip.tokenizer import Tokenizer
+from model.clip.vision_transformer import VisionTransformer
 from model.whole import whole_of
-from util import checkpoint
+from util.run import checkpoint
 from util.config import ROOT, Config, load, to_dict
-from util.errors import UserError
-from util.evaluate import evaluate, predict
-from util.fold_data import FoldData
-from util.folds import Classes, classes_of
+from util.runtime.errors import UserError
+from util.evaluation.evaluate import evaluate, predict
+from data.fold import FoldData
+from data.folds import Classes, classes_of
 from util.options import flat
-from util.samples import Sample
-from util.transform import FITS, fit_released, unfit_released
+from data.samples import Sample
+from data.transform import FITS, fit_released, unfit_released
 
 SWITCHES = {  # by the name of the fact in the reference: our options
     "token_order": {"token_order": "released"}, "sign": {"sign": "released"}, "ignored": {"ignored": "background"},

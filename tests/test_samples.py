@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from util.config import ROOT
-from util.errors import UserError
-from util.files import read_list
-from util.folds import FOLDS, Classes
-from util.index import Index
-from util.samples import Sample, episodic, exhaustive, spread, train_images
+from util.runtime.errors import UserError
+from data.files import read_list
+from data.folds import FOLDS, Classes
+from data.index import Index
+from data.samples import Sample, episodic, exhaustive, spread, train_images
 
 SETS = ("pascal", "coco", "shapes")
 PRESENT = 2048  # px, from which the field counts a class as present

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from data.shapes import captioned, contrast, make, pretrain
-from data.shapes.caption import caption
+from data.shapes.pretrain import captioned, contrast, __main__ as pretrain
+from data.shapes import make
+from data.shapes.pretrain.caption import caption
 from data.shapes.scene import Style, scene
 from data.shapes.silhouettes import NAMES, silhouette
-from model.clip_weights import build_clip, read_clip
+from model.clip.weights import build_clip, read_clip
 from util import config
-from util.files import read_list
-from util.folds import Classes
+from data.files import read_list
+from data.folds import Classes
 
 CLASSES = Classes.read(config.ROOT / "lists/shapes/classes.yaml").names
 IDS = range(1, 21)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from util import checkpoint
+from util.run import checkpoint
 from util.config import ROOT
 
 CONFIG = "config/shapes/esda.yaml"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from util.config import BASE, Config, load
-from util.transform import IGNORE, augment, binary_target, fit, unfit
+from data.transform import IGNORE, augment, binary_target, fit, unfit
 
 FILL = (123, 117, 104)
 PAINT, GROUND = np.array([250, 10, 20]), np.array([5, 60, 200])  # colours far from each other and from FILL

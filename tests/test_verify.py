@@ -7,7 +7,7 @@ import miniature
 import numpy as np
 import pytest
 
-from data import coco, pascal, verify
+from data.prepare import coco, pascal, verify
 from util.config import ROOT, Config, load
 
 

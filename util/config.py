@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 
 import yaml
 
-from util.errors import UserError, require_file
+from util.runtime.errors import UserError, require_file
 from util.limits import check_limits
 
 ROOT = Path(__file__).resolve().parent.parent

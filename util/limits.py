@@ -2,7 +2,7 @@
 import math
 import string
 
-from util.errors import UserError
+from util.runtime.errors import UserError
 
 LIMITS = {  # option: (least, most); None: no bound
     "seed": (0, 2**63 - 1), "data.min_pixels": (1, None), "data.workers": (0, None),

@@ -14,7 +14,7 @@ setup() {
     local wanted=$1
     if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
         python=python
-        "$python" util/requirements.py "$wanted" || exit 2
+        "$python" util/runtime/requirements.py "$wanted" || exit 2
         return
     fi
     python=.venv/bin/python
@@ -54,12 +54,12 @@ launch_of() {
         echo "error: NPROC=$1 should be the number of processes, 1 or more" >&2
         exit 2
     fi
-    [ "$1" = 1 ] || launch=(-m util.launch "$1")
+    [ "$1" = 1 ] || launch=(-m util.runtime.launch "$1")
 }
 
 folds_of() {
     local listed
-    listed=$("$python" -m util.folds --config "$config" "${@:2}") || exit 2
+    listed=$("$python" -m data.folds --config "$config" "${@:2}") || exit 2
     folds=($listed)
     [ "$1" != all ] || return 0
     if [[ " $listed " != *" $1 "* ]]; then

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch.nn.functional as F
 
-from model import layers
+from model.clip import layers
 from util.benchmark.peak import peak_bytes
 from util.benchmark.subject import Subject, Variant
 from util.benchmark.switches import TRAIN, fast

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from util.benchmark.timing import synchronise
-from util.device import allow_tf32
+from util.runtime.device import allow_tf32
 
 SIDES = {"cpu": 2048, "cuda": 8192}    # large enough for the full rate: 17 and 1,100 GFLOP
 
@@ -44,7 +44,7 @@ def multiplying_in(precision: str):
 
 def count_flops(do: Callable[[], object]) -> int:
     """Floating point operations of one run, 2 a multiply-add: matrix products, convolutions and attention, forward and
-    backward. Attention is counted as plain products, as util/cost.py does and for its reason.
+    backward. Attention is counted as plain products, as util/results/cost.py does and for its reason.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         do()

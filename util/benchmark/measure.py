@@ -75,7 +75,7 @@ def _at(switches: Switches, call: Callable) -> Callable:
 
 @contextlib.contextmanager
 def _deterministic(on: bool):
-    """Torch's deterministic mode, set by the same call as in util.device.make_deterministic."""
+    """Torch's deterministic mode, set by the same call as in util.runtime.device.make_deterministic."""
     before = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode("warn" if on else "default")
     try:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.esda import ESDA, Segmentation
-from model.layers import Attention
+from model.clip.layers import Attention
 from model.losses import IGNORE, EsdaLosses, Losses, cover_of, prototype
 from model.similarity import similarity_map
-from util.dataset import EvalBatch
+from data.dataset import EvalBatch
 
 
 class PlainAttention(nn.MultiheadAttention):
@@ -112,7 +112,7 @@ class PlainLosses(EsdaLosses):
 
 @torch.inference_mode()
 def evaluate_in_numpy(model, text, batches: list[EvalBatch], device, autocast, class_ids: tuple[int, ...]) -> dict:
-    """miou and fb_iou in percent, as util.evaluate has them: both logits to the original size, argmax, histograms."""
+    """miou and fb_iou in percent, as util.evaluation.evaluate has them: both logits to the original size, argmax, histograms."""
     model.eval()
     areas, both = {c: np.zeros((2, 2)) for c in class_ids}, np.zeros((2, 2))  # rows intersection, union
     for batch in batches:
@@ -135,7 +135,7 @@ def evaluate_in_numpy(model, text, batches: list[EvalBatch], device, autocast, c
 @torch.inference_mode()
 def label_by_name(model, text, esda: ESDA, words, batches: list[EvalBatch], device, autocast, presence: float,
                   names: int) -> list[np.ndarray]:
-    """Labels (H, W) of every image, as util.generalised has them: a forward pass a name, the strongest in numpy."""
+    """Labels (H, W) of every image, as util.evaluation.generalised has them: a forward pass a name, the strongest in numpy."""
     model.eval()
     labels = []
     for batch in batches:

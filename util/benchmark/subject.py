@@ -8,22 +8,22 @@ import torch
 from torch import Tensor
 
 from model.build import build_esda, embed_names
-from model.clip import CLIP
-from model.clip_weights import ClipWeights, read_clip
+from model.clip.clip import CLIP
+from model.clip.weights import ClipWeights, read_clip
 from model.esda import ESDA
-from model.text_encoder import TextEmbedding, TextEncoder
-from model.tokenizer import Tokenizer
-from model.vision_transformer import VisionTransformer
+from model.clip.text_encoder import TextEmbedding, TextEncoder
+from model.clip.tokenizer import Tokenizer
+from model.clip.vision_transformer import VisionTransformer
 from train import losses_of
 from util.benchmark.plain import PlainLosses, Released, Tokens, with_plain_attention
 from util.benchmark.switches import Switches
 from util.config import Config
-from util.dataset import EvalBatch, TrainBatch, mean_colour
-from util.device import autocast
-from util.folds import Classes, classes_of
-from util.optim import make_optimizer
-from util.samples import Sample
-from util.transform import FITS
+from data.dataset import EvalBatch, TrainBatch, mean_colour
+from util.runtime.device import autocast
+from data.folds import Classes, classes_of
+from util.training.optim import make_optimizer
+from data.samples import Sample
+from data.transform import FITS
 
 ORIGINAL = 500, 375      # px, width and height of most images of PASCAL
 
@@ -82,7 +82,7 @@ class Subject:
 
 
 def as_loaded(batch: TrainBatch | EvalBatch, device: torch.device) -> TrainBatch | EvalBatch:
-    """The batch as util/loader.py hands it on: for CUDA its tensors are pinned; masks, which are numpy's, are not."""
+    """The batch as data/loader.py hands it on: for CUDA its tensors are pinned; masks, which are numpy's, are not."""
     if device.type != "cuda":
         return batch
     return type(batch)(*(part.pin_memory() if torch.is_tensor(part) else part for part in batch))

@@ -7,7 +7,7 @@ TRAIN, EVAL, GENERALISED = "training step", "evaluation", "generalised"
 class Switches(NamedTuple):
     """Which fast paths are on; all of them off is the plain mode.
 
-    precision: fp32, tf32 (CUDA only) or bf16. attention: model.layers.attend, else nn.MultiheadAttention.
+    precision: fp32, tf32 (CUDA only) or bf16. attention: model.clip.layers.attend, else nn.MultiheadAttention.
     text: names embedded once and only as long as the longest, else at every step with all positions.
     losses: all maps at once, upsampled by products, else F.interpolate and F.cross_entropy a map.
     optimiser: fused. held: frozen matrices kept in bf16, where that is the precision.
@@ -37,7 +37,7 @@ PLAIN = Switches()
 OPTIONS = {"compiled": "option compile", "recomputed": "option train.checkpoint_blocks"}  # on top of all the others
 WORDS = {
     "precision": "bf16 instead of fp32",
-    "attention": "attention by model.layers.attend instead of nn.MultiheadAttention",
+    "attention": "attention by model.clip.layers.attend instead of nn.MultiheadAttention",
     "text": "names embedded once, padding dropped",
     "losses": "losses of all maps at once, upsampled by products",
     "optimiser": "fused optimiser",

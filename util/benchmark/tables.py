@@ -1,7 +1,7 @@
 """What was measured, as Markdown."""
 from util.benchmark.cards import CARDS, RESERVED
 from util.benchmark.switches import EVAL, GENERALISED, LEVERS, OPTIONS, TRAIN, WORDS
-from util.markdown import table
+from util.results.markdown import table
 
 GIB = 2 ** 30
 

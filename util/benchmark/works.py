@@ -4,11 +4,11 @@ from collections.abc import Callable
 from util.benchmark.plain import evaluate_in_numpy, label_by_name
 from util.benchmark.subject import Subject, Variant
 from util.benchmark.switches import EVAL, GENERALISED, TRAIN
-from util.dataset import EvalBatch
-from util.engine import Progress, train_one_epoch
-from util.evaluate import evaluate, predict
-from util.generalised import label_images
-from util.processes import ALONE
+from data.dataset import EvalBatch
+from util.training.loop import Progress, train_one_epoch
+from util.evaluation.evaluate import evaluate, predict
+from util.evaluation.generalised import label_images
+from util.runtime.processes import ALONE
 
 
 class Work:

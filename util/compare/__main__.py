@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.atomic import write_bytes_atomically
+from util.run.atomic import write_bytes_atomically
 from util.compare.formats import as_csv, latex, markdown, runs_as_csv
 from util.compare.groups import Group, gather
 from util.compare.picture import bars, name_among
@@ -23,8 +23,8 @@ from util.compare.runs import find, read
 from util.compare.sheet import shared_samples, sheet
 from util.compare.tables import tables
 from util.config import ROOT
-from util.errors import UserError, run_main
-from util.selection import SELECTIONS
+from util.runtime.errors import UserError, run_main
+from util.run.selection import SELECTIONS
 
 
 def arguments(given: list[str]) -> argparse.Namespace:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from util.compare.runs import Result
-from util.errors import UserError
+from util.runtime.errors import UserError
 
 # Options that folds and seeds of one row may differ in: they change where and how fast it runs, not what is measured.
 MAY_DIFFER = {"fold", "seed", "device", "exp", "run", "resume", "weights", "data.root", "data.classes",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from util.errors import UserError, require_file
+from util.runtime.errors import UserError, require_file
 
 
 @dataclass(frozen=True)

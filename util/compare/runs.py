@@ -3,9 +3,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.errors import UserError, require_file
+from util.runtime.errors import UserError, require_file
 from util.options import flat
-from util.selection import SELECTIONS
+from util.run.selection import SELECTIONS
 
 NEEDED = ("dataset", "arch", "fold", "folds", "protocol", "samples", "miou", "fb_iou", "per_class", "class_ids",
           "checkpoint", "parameters.trainable", "parameters.total", "gflops_per_image", "clip_fingerprint",
@@ -38,7 +38,7 @@ class Result:
     seconds: float | None      # of training
     options: dict              # flat
     clip: str                  # fingerprint of CLIP's weights
-    panels: dict[Path, int]    # files of util/panel.py: the class named; {} where another epoch than this was drawn
+    panels: dict[Path, int]    # files of util/results/panel.py: the class named; {} where another epoch than this was drawn
     raw: dict                  # the whole of results.json
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from util.compare.groups import Group
 from util.compare.picture import name_among, text_width, write_text
-from util.files import read_image
-from util.panel import parted
-from util.samples import spread
+from data.files import read_image
+from util.results.panel import parted
+from data.samples import spread
 
 MOST = 12                      # samples on a sheet
 _WIDTH, _HEIGHT = 256, 192     # px, a picture fits into that

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from util.compare.groups import Group
 from util.compare.published import Published
 from util.compare.runs import UNKNOWN, UNTRAINED
-from util.samples import TRAINED_ON
-from util.selection import SELECTIONS
+from data.samples import TRAINED_ON
+from util.run.selection import SELECTIONS
 
 
 # Scores that only some protocols have: several episodic draws, and the generalised one.

@@ -1,0 +1,147 @@
+"""The one data set: lists of images and masks in PASCAL's layout, whatever is in the pictures."""
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from util.runtime.errors import UserError
+from data.files import read_pair
+from data.index import Index
+from data.loader import Loader
+from util.evaluation.metric import IGNORE
+from data.samples import Sample, TrainImages
+from data.transform import FITS, Fit, augment, binary_target
+
+
+class TrainBatch(NamedTuple):
+    images: Tensor      # (B, 3, S, S) uint8 RGB
+    targets: Tensor     # (B, S, S) uint8: 1 the class, 0 the rest, 255 ignored
+    class_ids: Tensor   # (B,) int64
+
+
+class EvalBatch(NamedTuple):
+    images: Tensor                      # (B, 3, S, S) uint8 RGB, padded on the right and below
+    inner: list[tuple[int, int]]        # (height, width) that each image fills of S x S
+    masks: list[np.ndarray]             # each (H, W) uint8 of class ids at the original size
+    samples: list[Sample]
+    back: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]    # (S, S), inner, (H, W) -> (H, W)
+    cut: bool = False                   # whether patches that hold padding alone stay out of the network
+
+    def windows(self, model, images: Tensor) -> list[tuple[list[int], Tensor]]:
+        """What the network is given of ``images``, the batch's on any device: places in the batch, (b, 3, height, width).
+
+        All at once, unless ``cut``: then those that fill the same patches go together, without the other patches.
+        """
+        if not self.cut:
+            return [(list(range(len(images))), images)]
+        places: dict[tuple[int, int], list[int]] = {}
+        for place, inner in enumerate(self.inner):
+            places.setdefault(tuple(-(-side // model.patch) * model.patch for side in inner), []).append(place)
+        return [(at, images[at, :, :height, :width]) for (height, width), at in places.items()]
+
+
+def _to_tensor(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def mean_colour(pixel_mean: list[float]) -> tuple[int, int, int]:
+    """The padding colour: the mean that normalisation maps to zero, as uint8 RGB."""
+    return tuple(round(255 * value) for value in pixel_mean)
+
+
+class TrainDataset(Dataset):
+    """Item (epoch, position, image) is a pure function of itself and the seed, whichever worker makes it."""
+
+    def __init__(self, root: str, index: Index, images: TrainImages, classes: int, size: int, fill, options, seed: int):
+        self.root, self.index, self.images, self.classes = root, index, images, classes
+        self.size, self.fill, self.options, self.seed = size, fill, options, seed
+
+    def __len__(self) -> int:
+        return len(self.images.rows)
+
+    def __getitem__(self, key: tuple[int, int, int]):
+        epoch, position, which = key
+        rng = np.random.default_rng((self.seed, epoch, position))
+        image, mask = read_pair(self.root, self.index.pairs[self.images.rows[which]], self.classes)
+        if self.images.ignored:
+            mask = np.where(np.isin(mask, self.images.ignored), np.uint8(IGNORE), mask)
+        class_id = int(rng.choice(self.images.classes[which]))
+        image, mask = augment(image, mask, class_id, self.size, self.fill, self.options, rng)
+        return _to_tensor(image), torch.from_numpy(binary_target(mask, class_id)), class_id
+
+
+class TrainBatches(Sampler):
+    """The batches of an epoch, in an order that is a pure function of seed and epoch; whole batches only.
+
+    ``samples`` per epoch, 0 for every image once; images are dealt out again when there are fewer. Process ``rank`` of
+    ``count`` gets its part of each batch, the first that of the first images. Raises UserError for uneven parts.
+    """
+
+    def __init__(self, images: int, batch_size: int, samples: int, seed: int, rank: int = 0, count: int = 1):
+        if batch_size % count:
+            less = batch_size - batch_size % count
+            raise UserError(f"train.batch_size={batch_size}, the batch of all processes together, cannot be parted "
+                            f"evenly among {count}; take " + (f"{less} or " if less else "") + str(less + count))
+        self.images, self.batch_size, self.seed, self.rank = images, batch_size, seed, rank
+        self.samples, self.part = samples or images, batch_size // count
+        self.epoch, self.first = 0, 0
+
+    def start(self, epoch: int, first: int = 0) -> None:
+        """Yield the batches of ``epoch`` from batch ``first`` on."""
+        self.epoch, self.first = epoch, first
+
+    @property
+    def batches(self) -> int:
+        """Batches of a whole epoch."""
+        return max(1, self.samples // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.batches - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, int]]]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        needed = self.batches * self.batch_size
+        order = np.concatenate([rng.permutation(self.images) for _ in range(-(-needed // self.images))])
+        for batch in range(self.first, self.batches):
+            first = batch * self.batch_size + self.rank * self.part
+            yield [(self.epoch, position, int(order[position])) for position in range(first, first + self.part)]
+
+
+class EvalDataset(Dataset):
+    """The samples of a protocol, images fitted to the network's input and masks as they are."""
+
+    def __init__(self, root: str, index: Index, samples: list[Sample], classes: int, size: int, fill,
+                 fit: Fit = FITS["described"]):
+        self.root, self.index, self.samples, self.classes = root, index, samples, classes
+        self.size, self.fill, self.fit = size, fill, fit
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int):
+        sample = self.samples[i]
+        image, mask = read_pair(self.root, self.index.pairs[sample.row], self.classes)
+        canvas, inner = self.fit.there(image, self.size, self.fill)
+        return _to_tensor(canvas), inner, mask, sample
+
+
+def _collate_train(items) -> TrainBatch:
+    images, targets, class_ids = zip(*items)
+    return TrainBatch(torch.stack(images), torch.stack(targets), torch.tensor(class_ids))
+
+
+def _collate_eval(items, fit: Fit) -> EvalBatch:
+    images, inner, masks, samples = zip(*items)
+    return EvalBatch(torch.stack(images), list(inner), list(masks), list(samples), fit.back, fit.cut)
+
+
+def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> Loader:
+    return Loader(dataset, _collate_train, workers, batch_sampler=batches)
+
+
+def eval_loader(dataset: EvalDataset, batch_size: int, workers: int) -> Loader:
+    return Loader(dataset, partial(_collate_eval, fit=dataset.fit), workers, batch_size=batch_size)

@@ -1,0 +1,122 @@
+"""Make a data set from its official archives, or fetch CLIP's weights.
+
+    python -m data.prepare pascal --source DIR [DIR ...]     VOCtrainval_11-May-2012.tar and benchmark.tgz
+    python -m data.prepare coco --source DIR [DIR ...]       train2014.zip, val2014.zip, annotations_trainval2014.zip
+    python -m data.prepare pascal --download                 fetches what is not there first
+    python -m data.prepare clip                              OpenAI's ViT-B/16 to weights/ViT-B-16.pt
+
+DIR holds the archives as downloaded, or what was unpacked from them. Images are linked where that is possible. The
+work can be stopped at any time; the same command goes on with it.
+"""
+import argparse
+import importlib
+import json
+import shlex
+import signal
+import sys
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from data.prepare import coco, pascal
+from data.prepare.archives import locate, open_piece
+from data.prepare.workers import write_changed
+from model.clip.source import SHA256, URL
+from data.prepare.download import Remote, by_hand, download
+from util.runtime.errors import UserError, run_main
+
+SETS = {"pascal": pascal, "coco": coco}
+CLIP = Remote(URL, hash=f"sha256:{SHA256}")
+NEEDS = {"pascal": {"scipy": "SBD's .mat files"}, "coco": {"pycocotools": "COCO's annotations"}}
+STAMP = "prepared.json"
+
+
+def prepare(name: str, root: Path, sources: list[Path], fetch: bool, any_archive: bool, options: dict[str, str]) -> None:
+    """Make data set ``name`` under ``root`` as the module's docstring says. Raises UserError."""
+    module = SETS[name]
+    made_with = {"dataset": name, **options}
+    stamp = root / STAMP
+    if stamp.is_file():
+        try:
+            before = json.loads(stamp.read_text())
+            before = {"made_with": before["made_with"], "finished": before["finished"]}
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{stamp}: not readable, so that nobody knows how the masks there were made; remove "
+                            f"{root} or give another folder with --out") from None
+        if before["made_with"] != made_with:
+            raise UserError(f"{root}: the masks there were made with {before['made_with']}, which is not what is asked for "
+                            f"now; give another folder with --out, or remove that one")
+        if before["finished"] and not sources and not fetch:
+            print(f"{root} is finished already; python -m data.verify {name} checks it")
+            return
+    _require(name)
+    found = _find(module.PIECES, [*sources, root / "archives"], name, fetch, root)
+    archives = [open_piece(piece, path, not any_archive) for piece, path in found]
+    if not stamp.is_file():
+        _stamp(stamp, made_with, False)
+    module.prepare(root, archives, options)
+    _stamp(stamp, made_with, True)
+    print(f"{root} is ready. Next:\n  python -m data.verify {name}\n  bash train.sh {name} 0")
+
+
+def _find(pieces, sources: list[Path], name: str, fetch: bool, root: Path):
+    """[(piece, path)], fetched if need be; where one is missing, UserError after the lines to type."""
+    found = []
+    for piece in pieces:
+        path = locate(piece, [source for source in sources if source.is_dir()], root)
+        if path is None and fetch:
+            path = root / "archives" / piece.remote.name
+            download(path, piece.remote)
+        found.append((piece, path))
+    missing = [piece for piece, path in found if path is None]
+    if missing:
+        lines = "\n".join(f"  {by_hand(root / 'archives' / piece.remote.name, piece.remote)}" for piece in missing)
+        again = shlex.join(["python", "-m", "data.prepare", *sys.argv[1:]])  # looks into root/archives in any case
+        print(f"What is missing can be fetched with\n  {again} --download\nor by hand with\n"
+              f"  mkdir -p {shlex.quote(str(root / 'archives'))}\n{lines}\nand then\n  {again}", flush=True)
+        raise UserError(f"{', '.join(piece.remote.name for piece in missing)}: neither packed nor unpacked in "
+                        f"{', '.join(map(str, sources))}")
+    return found
+
+
+def _require(name: str) -> None:
+    for package, why in NEEDS[name].items():
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise UserError(f"{package} reads {why} and is not installed; {sys.executable} -m pip install -r "
+                            f"data/requirements.txt") from None
+
+
+def _stamp(path: Path, made_with: dict, finished: bool) -> None:
+    write_changed(path, (json.dumps({"made_with": made_with, "finished": finished}, indent=2) + "\n").encode())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", choices=[*SETS, "clip"])
+    parser.add_argument("--source", nargs="+", type=Path, default=[], metavar="DIR", help="where the archives lie")
+    parser.add_argument("--download", action="store_true", help="fetch what is not there to OUT/archives")
+    parser.add_argument("--out", type=Path, help="default: data/sets/DATASET, or weights/ViT-B-16.pt for clip")
+    parser.add_argument("--any-archive", action="store_true", help="take archives of another size or hash, too")
+    for name, choices in coco.OPTIONS.items():
+        parser.add_argument(f"--{name}", choices=choices, help=f"coco: default {choices[0]}, see docs/data.md")
+    given = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a stop of either kind is orderly, in a script's background too
+        signal.signal(number, signal.default_int_handler)
+    if given.dataset == "clip":
+        return download(given.out or Path("weights/ViT-B-16.pt"), CLIP)
+    for source in given.source:
+        if not source.is_dir():
+            raise UserError(f"{source}: no such folder; --source names the folder that the archives lie in")
+    known = SETS[given.dataset].OPTIONS
+    for name in coco.OPTIONS:
+        if getattr(given, name) and name not in known:
+            raise UserError(f"--{name} is a question of COCO's annotations only; leave it away")
+    options = {name: getattr(given, name) or choices[0] for name, choices in known.items()}
+    prepare(given.dataset, given.out or Path("data/sets") / given.dataset, given.source, given.download,
+            given.any_archive, options)
+
+
+if __name__ == "__main__":
+    run_main(main, BrokenProcessPool)  # a worker that the system killed, for want of memory

@@ -1,0 +1,69 @@
+"""Your own data: lists out of a folder of images and a folder of masks.
+
+    python -m data.lists DIR [--images images] [--masks masks] [--val 0.2]
+
+Pairs files of the same name (DIR/images/a.jpg with DIR/masks/a.png) and writes DIR/lists/{train,val}.txt. Whether an
+image is held out follows from its name alone, so that more images leave the earlier ones where they were.
+"""
+import argparse
+import hashlib
+from pathlib import Path
+
+from data.prepare.workers import write_lists
+from util.runtime.errors import UserError, run_main
+
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+STEPS = 1 << 32
+
+
+def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
+    """(image, mask) paths relative to ``root`` in the order of their names. Raises UserError for what has no partner."""
+    found = []
+    for folder, kinds in ((images, IMAGES), (masks, {".png"})):
+        if not (root / folder).is_dir():
+            raise UserError(f"{root / folder}: no such folder; name the folders with --images and --masks")
+        files = {}
+        for file in sorted((root / folder).iterdir()):
+            if file.suffix.lower() in kinds and not file.name.startswith("."):
+                if file.stem in files:
+                    raise UserError(f"{file}: {files[file.stem].name} has the same name; a mask belongs to one image")
+                if len(file.name.split()) > 1:
+                    raise UserError(f"{file}: a space in the name; lists part image and mask by one, so rename it")
+                files[file.stem] = file
+        found.append(files)
+    for some, others, what in ((found[0], found[1], "mask"), (found[1], found[0], "image")):
+        alone = [file for stem, file in some.items() if stem not in others]
+        if alone:
+            raise UserError(f"{alone[0]}: no {what} of that name" + f" (nor for {len(alone) - 1} more)" * (len(alone) > 1)
+                            + "; images and masks belong together by name")
+    if not found[0]:
+        raise UserError(f"{root / images}: no images; known are {', '.join(sorted(IMAGES))}")
+    return [(f"{images}/{file.name}", f"{masks}/{found[1][stem].name}") for stem, file in found[0].items()]
+
+
+def held_out(image: str, share: float) -> bool:
+    """Whether an image is for validation: a hash of its name, read as a number in 0..1, is below ``share``."""
+    return int.from_bytes(hashlib.sha256(Path(image).stem.encode()).digest()[:4], "big") < share * STEPS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m data.lists", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path, metavar="DIR")
+    parser.add_argument("--images", default="images", help="folder below DIR, default: %(default)s")
+    parser.add_argument("--masks", default="masks", help="folder below DIR, default: %(default)s")
+    parser.add_argument("--val", type=float, default=0.2, help="share of images held out, default: %(default)s")
+    given = parser.parse_args()
+    if not 0 < given.val < 1:
+        raise UserError(f"--val {given.val:g}: should lie between 0 and 1")
+    every = pairs(given.root, given.images, given.masks)
+    parts = {part: [p for p in every if held_out(p[0], given.val) == (part == "val")] for part in ("train", "val")}
+    for part, chosen in parts.items():
+        if not chosen:
+            raise UserError(f"{given.root}: none of {len(every)} images fell to {part}; choose another --val")
+    write_lists(given.root, parts)
+    print(f"{given.root}/lists/train.txt: {len(parts['train'])} pairs\n{given.root}/lists/val.txt: {len(parts['val'])} pairs")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,66 @@
+"""CLIP's text encoder: from class names to the embeddings that steer the segmentation (ESDA, part 1)."""
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.clip.layers import Transformer
+
+
+class TextEmbedding(NamedTuple):
+    """What the text encoder says of K names.
+
+    cls (K, D) is the projected end-of-text embedding, not normalised; tokens (K, L, W) is ln_final of every
+    position, unprojected; valid (K, L) is True up to and including end-of-text.
+    """
+    cls: Tensor
+    tokens: Tensor
+    valid: Tensor
+
+    def __getitem__(self, rows) -> "TextEmbedding":
+        """The embeddings of some of the names, e.g. of each sample's class in a batch."""
+        return TextEmbedding(self.cls[rows], self.tokens[rows], self.valid[rows])
+
+    def draw(self, batch: int) -> "TextEmbedding":
+        """Standard normal numbers of the shape of ``batch`` embeddings like these, from torch's generator."""
+        cls, tokens = (torch.randn(batch, *x.shape[1:], device=x.device) for x in (self.cls, self.tokens))
+        return TextEmbedding(cls, tokens, self.valid.new_ones(batch, self.valid.shape[1]))
+
+    def noisy(self, share: float, noise: "TextEmbedding") -> "TextEmbedding":
+        """With Gaussian noise whose expected length is ``share`` of each vector's own; noise: rows of ``draw``."""
+        def add(x: Tensor, by: Tensor) -> Tensor:
+            return x + share * x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5 * by
+        return TextEmbedding(add(self.cls, noise.cls), add(self.tokens, noise.tokens), self.valid)
+
+    def to(self, device) -> "TextEmbedding":
+        return TextEmbedding(*(part.to(device) for part in (self.cls, self.tokens, self.valid)))
+
+
+class TextEncoder(nn.Module):
+    """W text width, L context length, D joint embedding; parameter names are those of CLIP's state dict."""
+
+    def __init__(self, vocabulary: int, context_length: int, width: int, layers: int, heads: int, embed_dim: int):
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocabulary, width)
+        self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
+        self.transformer = Transformer(width, layers, heads)
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=width ** -0.5)
+
+    @property
+    def context_length(self) -> int:
+        return self.positional_embedding.shape[0]
+
+    def forward(self, ids: Tensor) -> TextEmbedding:
+        """ids (K, L') int64 from the tokenizer, L' <= L."""
+        length = ids.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
+        x = self.token_embedding(ids) + self.positional_embedding[:length]   # (K, L', W)
+        tokens = self.ln_final(self.transformer(x, causal))                  # (K, L', W)
+        end = ids.argmax(dim=1)                  # end-of-text has the highest id of the vocabulary
+        valid = torch.arange(length, device=ids.device) <= end[:, None]      # (K, L')
+        cls = tokens[torch.arange(len(ids), device=ids.device), end] @ self.text_projection  # (K, D)
+        return TextEmbedding(cls, tokens, valid)

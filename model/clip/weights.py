@@ -1,0 +1,266 @@
+"""CLIP's weights from any of the files they circulate in, told apart by their contents.
+
+Known are OpenAI's TorchScript archive (ViT-B-16.pt as published), a plain state dict saved with torch.save, and
+safetensors; the names may be OpenAI's (also OpenCLIP's) or Hugging Face's. Nothing is unpickled that could run code.
+"""
+import hashlib
+import io
+import pickle
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.clip.clip import CLIP
+from model.clip.source import URL
+from model.clip.text_encoder import TextEncoder
+from model.clip.vision_transformer import VisionTransformer, resize_position_embedding
+
+BUFFERS = ("input_resolution", "context_length", "vocab_size")
+DERIVED = re.compile(r"(^|\.)(attn_mask|position_ids)$")  # tensors that some exports carry and the code remakes
+HEAD_WIDTH = 64  # in every CLIP ViT and in its text encoder (OpenAI CLIP, build_model)
+
+
+class WeightsError(Exception):
+    """A weights file that is missing, unreadable or does not fit; the message says what to do."""
+
+
+class ClipWeights(NamedTuple):
+    """Weights under OpenAI's names, in fp32; ``visual`` without its prefix. fingerprint: SHA-256 of the values.
+
+    logit_scale is None where a checkpoint of ESDA carries CLIP: only CLIP's own pretraining has a use for it.
+    """
+    visual: dict[str, Tensor]
+    text: dict[str, Tensor]
+    logit_scale: Tensor | None
+    fingerprint: str
+
+
+def read_clip(path: str | Path) -> ClipWeights:
+    """Read and check a weights file.
+
+    Raises WeightsError if the file is missing (with the official download line), if it is of no known kind, or
+    if tensors are missing, superfluous or of a shape that does not fit (each named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(f"{path}: CLIP's weights are not there; `python -m data.prepare clip --out {path}` fetches and checks "
+                           f"them, or by hand: curl -L -o {path} {URL}")
+    try:
+        state = _read_state(path)
+    except Exception as error:  # torch, safetensors and pickle raise many kinds for a file that is not their own
+        reason = (str(error).strip().splitlines() or [""])[0].split(". ")[0]  # torch goes on with unsafe advice
+        raise WeightsError(f"{path}: cannot be read as CLIP weights ({type(error).__name__}: {reason}); fetch it again "
+                           f"with `python -m data.prepare clip --out {path}`") from None
+    if any(name.startswith("vision_model.") for name in state):
+        state = _from_hugging_face(state, path)
+    state = {name: tensor for name, tensor in state.items() if name not in BUFFERS and not DERIVED.search(name)}
+    _check(state, path)
+    fingerprint = fingerprint_of(state)
+    state = {name: tensor.float() for name, tensor in state.items()}
+    visual = {name.removeprefix("visual."): state.pop(name) for name in list(state) if name.startswith("visual.")}
+    return ClipWeights(visual, state, state.pop("logit_scale"), fingerprint)
+
+
+def build_vision(weights: ClipWeights, side: int | None = None, cls=VisionTransformer, **options):
+    """The image encoder that these weights describe, position embedding resized to ``side`` px (None: as trained).
+
+    ``cls`` is VisionTransformer or a subclass, which gets ``options``; only parameters that the subclass adds may
+    be absent from the weights.
+    """
+    state = dict(weights.visual)
+    width, _, patch, _ = state["conv1.weight"].shape
+    grid = round((len(state["positional_embedding"]) - 1) ** 0.5)
+    side = grid * patch if side is None else side
+    if side % patch:
+        raise WeightsError(f"model.size={side} is not a multiple of the image encoder's patch of {patch} px")
+    encoder = cls(side, patch, width, depth(state), width // HEAD_WIDTH, state["proj"].shape[1], **options)
+    state["positional_embedding"] = resize_position_embedding(state["positional_embedding"], side // patch)
+    missing, unexpected = encoder.load_state_dict(state, strict=False)
+    trunk = set(weights.visual)
+    if unexpected or trunk & set(missing):
+        raise WeightsError(f"weights and image encoder differ in {sorted(unexpected) + sorted(trunk & set(missing))}")
+    return encoder
+
+
+def build_text(weights: ClipWeights) -> TextEncoder:
+    """The text encoder that these weights describe."""
+    vocabulary, width = weights.text["token_embedding.weight"].shape
+    encoder = TextEncoder(vocabulary, len(weights.text["positional_embedding"]), width, depth(weights.text),
+                          width // HEAD_WIDTH, weights.text["text_projection"].shape[1])
+    encoder.load_state_dict(weights.text)
+    return encoder
+
+
+def build_clip(weights: ClipWeights, side: int | None = None) -> CLIP:
+    """The whole of CLIP."""
+    clip = CLIP(build_vision(weights, side), build_text(weights))
+    clip.logit_scale.data.copy_(weights.logit_scale)
+    return clip
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if start[8:9] == b"{" and not start.startswith(b"PK"):
+        from safetensors.torch import load_file
+        return load_file(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                return _read_torchscript(archive)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError("neither a TorchScript archive nor a state dict of tensors")
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+class _Module:
+    """A TorchScript module read as nothing but its attributes."""
+
+    def __setstate__(self, state):
+        self.attributes = state if isinstance(state, dict) else {}
+
+
+class _TorchScriptUnpickler(pickle.Unpickler):
+    """Reads the data of a TorchScript archive without torch.jit, which is being retired, and without its code.
+
+    Only tensors, plain values and containers come out; any other class in the file is an error.
+    """
+    STORAGES = {"HalfStorage": torch.float16, "FloatStorage": torch.float32, "DoubleStorage": torch.float64,
+                "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
+                "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
+                "BoolStorage": torch.bool}
+
+    def __init__(self, archive: zipfile.ZipFile, folder: str):
+        super().__init__(io.BytesIO(archive.read(f"{folder}/data.pkl")))
+        self.archive, self.folder = archive, folder
+
+    def find_class(self, module: str, name: str):
+        if module.startswith("__torch__"):
+            return _Module
+        if module == "torch" and name in self.STORAGES:
+            return self.STORAGES[name]
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda storage, offset, size, stride, *_: torch.as_strided(storage, size, stride, offset).clone()
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if module == "torch.jit._pickle":  # typed lists and dictionaries
+            return lambda value, *_: value
+        raise pickle.UnpicklingError(f"the archive holds a {module}.{name}, which CLIP's weights do not")
+
+    def persistent_load(self, key):
+        kind, dtype, number, _device, count = key
+        data = bytearray(self.archive.read(f"{self.folder}/data/{number}"))
+        if kind != "storage" or len(data) != count * dtype.itemsize:
+            raise pickle.UnpicklingError(f"storage {number} is not what the archive says of it")
+        return torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+
+
+def _read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
+    folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).rsplit("/", 1)[0]
+    state: dict[str, Tensor] = {}
+
+    def collect(module: _Module, prefix: str) -> None:
+        for name, value in module.attributes.items():
+            if isinstance(value, Tensor):
+                state[prefix + name] = value
+            elif isinstance(value, _Module):
+                collect(value, f"{prefix}{name}.")
+
+    collect(_TorchScriptUnpickler(archive, folder).load(), "")
+    return state
+
+
+def _from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Hugging Face's CLIPModel names to OpenAI's; what has no counterpart keeps its name, for the error."""
+    plain = {"text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+             "text_model.embeddings.position_embedding.weight": "positional_embedding",
+             "text_model.final_layer_norm": "ln_final",
+             "vision_model.embeddings.class_embedding": "visual.class_embedding",
+             "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+             "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+             "vision_model.pre_layrnorm": "visual.ln_pre",  # the misspelling is theirs
+             "vision_model.post_layernorm": "visual.ln_post",
+             "text_projection.weight": "text_projection", "visual_projection.weight": "visual.proj"}
+    inner = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+             "self_attn.out_proj": "attn.out_proj"}
+    out, split = {}, {}
+    for name, tensor in state.items():
+        layer = re.fullmatch(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+        stem, _, kind = name.rpartition(".")
+        if layer:
+            tower, number, part, kind = layer.groups()
+            block = f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{number}."
+            if part in inner:
+                out[f"{block}{inner[part]}.{kind}"] = tensor
+            elif part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+                split.setdefault(f"{block}attn.in_proj_{kind}", {})[part[10]] = tensor
+            else:
+                out[name] = tensor
+        elif name in ("text_projection.weight", "visual_projection.weight"):
+            out[plain[name]] = tensor.T.contiguous()  # theirs is a Linear, OpenAI's a matrix on the right
+        elif name in plain:
+            out[plain[name]] = tensor
+        elif stem in plain:
+            out[f"{plain[stem]}.{kind}"] = tensor
+        else:
+            out[name] = tensor
+    for name, parts in split.items():
+        if set(parts) != set("qkv"):
+            raise WeightsError(f"{path}: {name} lacks {sorted(set('qkv') - set(parts))} of its q, k and v")
+        if len({parts[part].shape for part in "qkv"}) > 1:
+            raise WeightsError(f"{path}: not the weights of one CLIP: of another shape: q, k or v of {name}")
+        out[name] = torch.cat([parts[part] for part in "qkv"])
+    return out
+
+
+def depth(state: dict[str, Tensor]) -> int:
+    """Blocks of a tower, from the highest number in its names; 0 where it has none."""
+    numbers = (re.match(r"transformer\.resblocks\.(\d+)\.", name) for name in state)
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
+
+
+def _check(state: dict[str, Tensor], path: Path) -> None:
+    """Compare names and shapes with those of the architecture that the weights themselves describe."""
+    try:
+        with torch.device("meta"):
+            visual = {name.removeprefix("visual."): t for name, t in state.items() if name.startswith("visual.")}
+            text = {name: t for name, t in state.items() if not name.startswith("visual.")}
+            width, _, patch, _ = state["visual.conv1.weight"].shape
+            grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
+            embed_dim = state["visual.proj"].shape[1]
+            vocabulary, text_width = text["token_embedding.weight"].shape
+            model = CLIP(VisionTransformer(grid * patch, patch, width, depth(visual), width // HEAD_WIDTH, embed_dim),
+                         TextEncoder(vocabulary, len(text["positional_embedding"]), text_width, depth(text),
+                                     text_width // HEAD_WIDTH, embed_dim))
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise WeightsError(f"{path}: not a CLIP with a vision transformer: missing or odd {error}") from None
+    expected = {name: t for name, t in model.state_dict_openai().items() if name not in BUFFERS}
+    found = differences(expected, state)
+    if found:
+        raise WeightsError(f"{path}: not the weights of one CLIP: {found}")
+
+
+def differences(expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """Every tensor that is missing, superfluous or of another shape, in words; "" where there is none."""
+    problems = {"missing": sorted(expected.keys() - state.keys()),
+                "superfluous": sorted(state.keys() - expected.keys()),
+                "of another shape": sorted(name for name in expected.keys() & state.keys()
+                                           if expected[name].shape != state[name].shape)}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+
+
+def fingerprint_of(state: dict[str, Tensor]) -> str:
+    """SHA-256 over names and fp16 values, the same whichever file format the weights came in."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].half().contiguous().view(torch.uint8).numpy() if state[name].ndim
+                      else str(state[name].half().item()).encode())
+    return digest.hexdigest()

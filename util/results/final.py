@@ -1,0 +1,120 @@
+"""The final test of a model: scores, the name check, the sheet of pictures, results.json, and the table on screen."""
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from util.results import cost
+from util.config import Config, to_dict
+from util.runtime.device import describe
+from util.evaluation.evaluate import Prediction, absent_names, evaluate, predict
+from util.runtime.errors import UserError
+from data.fold import FoldData
+from util.evaluation.generalised import evaluate_generalised, label_images
+from util.runtime.processes import ALONE, Processes
+from util.run.folder import Run, code_version
+from data.samples import TRAINED_ON, Sample, distinct, spread
+from util.results.pictures import panel, png, sheet
+
+
+def watch(predictions: Iterable[Prediction], chosen: list[Sample], kept: dict[Sample, Prediction],
+          processes: Processes = ALONE) -> Iterator[Prediction]:
+    """Pass predictions on; in the end ``kept`` has those of the chosen samples, from all processes and on the CPU."""
+    wanted, mine = set(chosen), {}
+    for p in predictions:
+        if p.sample in wanted:  # cloned: the rest of the batch must not travel along
+            mine[p.sample] = p._replace(image=p.image.clone(), evidence=p.evidence.cpu().clone(),
+                                        prior=p.prior.cpu().clone())
+        yield p
+    found = {sample: p for part in processes.gather(mine) for sample, p in part.items()}
+    kept.update((sample, found[sample]) for sample in chosen)
+
+
+def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autocast, checkpoint: str, clip: str,
+               extra: dict) -> dict:
+    """Test on the unseen classes and write results.json, pictures/unseen.png and the panels it is made of.
+
+    checkpoint: path of the tested weights ("" for none); clip: fingerprint of CLIP's weights; extra: further entries.
+    """
+    test = _test_generalised if cfg.eval.protocol == "generalised" else _test_names
+    scores, kept = test(model, text, data, cfg, device, autocast)
+    results = {
+        "dataset": cfg.dataset, "arch": cfg.arch, "fold": cfg.fold, "folds": len(data.classes.folds), **scores,
+        "class_ids": {data.classes.name(c): c for c in data.unseen}, "checkpoint": checkpoint, **extra,
+        "parameters": cost.parameters(model),
+        "gflops_per_image": round(cost.gflops_per_image(model, text, cfg.model.size, device, autocast), 4),
+        "clip_fingerprint": clip, "code": code_version(), "command": shlex.join(["python", *sys.argv]),
+        "machine": describe(device, cfg.precision, data.processes.count), "config": to_dict(cfg),
+        "panels": {_panel_file(sample, data): sample.class_id for sample in kept},
+    }
+    run.write_json("results.json", results)
+    panels = [panel(p, data.classes) for p in kept.values()]
+    for name, image in zip(results["panels"], panels):
+        run.write(f"pictures/{name}", png(image))
+    if panels:
+        run.write("pictures/unseen.png", png(sheet(panels)))
+    return results
+
+
+def _panel_file(sample: Sample, data: FoldData) -> str:
+    """One name under every config; the list's line is in it because two folders may hold masks of the same name."""
+    return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}.png"
+
+
+def _test_names(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict[Sample, Prediction]]:
+    """Episodic, exhaustive or a manifest's: one name an image. Scores, and the predictions to draw."""
+    draws = data.draws()
+    samples = distinct(draws)
+    chosen, kept = spread(samples, cfg.eval.pictures), {}
+    stream = predict(model, text, data.loader(samples), device, autocast, f"test fold {cfg.fold}")
+    scores = evaluate(watch(stream, chosen, kept, data.processes), data.unseen, data.classes, data.sample_protocol,
+                      cfg.eval.name_check, draws, data.processes)
+    if cfg.eval.name_check:
+        asked = absent_names(samples, data.index.pixels, data.unseen, cfg.eval.seed)
+        stream = predict(model, text, data.loader(list(asked)), device, autocast, "under absent names", asked)
+        absent = evaluate(stream, data.unseen, data.classes, data.sample_protocol, processes=data.processes)
+        scores["absent_name_miou"] = absent["miou"] if asked else None  # no class of the fold may be absent anywhere
+        scores["absent_name_samples"] = absent["samples"]
+    return scores, kept
+
+
+def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict]:
+    """Generalised: all names in every image. Scores, and no predictions of single names to draw."""
+    if not hasattr(model, "all_names"):
+        raise UserError(f"eval.protocol=generalised is for model.kind=esda; {cfg.model.kind} has no evidence to compare")
+    stream = label_images(model, text, data.loader(data.every_image()), device, autocast, cfg.eval.presence,
+                          cfg.eval.chunk, f"generalised test, fold {cfg.fold}")
+    scores = evaluate_generalised(stream, data.seen, data.unseen, data.classes, data.processes)
+    return {**scores, "presence": cfg.eval.presence}, {}
+
+
+def where(run: Run) -> str:
+    """Lines that say where pictures, if the protocol draws any, and results are."""
+    picture = run.folder / "pictures" / "unseen.png"
+    return (f"pictures   {picture}\n" if picture.is_file() else "") + f"results    {run.folder}/results.json"
+
+
+def trained_on(config: dict) -> dict:
+    """What results say of a checkpoint's training, out of its run's options as plain values."""
+    return {**{key: config[key] for key in ("dataset", "arch", "fold", "seed")},
+            "train_classes": config["data"]["train_classes"]}
+
+
+def table(results: dict) -> str:
+    """Scores of one fold as lines for a terminal."""
+    lines = [f"{results['dataset']} fold {results['fold']}, {results['arch']}: {'all' if 'hiou' in results else 'unseen'} classes, "
+             f"{results['protocol']} protocol, {results['samples']} samples"]
+    lines += [f"  {name:<16} IoU {iou:5.1f}" for name, iou in results["per_class"].items()]
+    spread_of = f" ({results['miou_std']:.1f} over {len(results['draws'])} draws)" if "draws" in results else ""
+    lines.append(f"  {'mIoU':<16}     {results['miou']:5.1f}{spread_of}      FB-IoU {results['fb_iou']:.1f}")
+    if "hiou" in results:
+        lines[-1] = (f"  unseen mIoU (U) {results['miou']:.1f}   seen mIoU (S) {results['seen_miou']:.1f}   hIoU "
+                     f"{results['hiou']:.1f}   pixel accuracy {results['pixel_accuracy']:.1f}   background IoU "
+                     f"{results['background_iou']:.1f}")
+    if "trained_on" in results:
+        lines.append(f"  trained on {TRAINED_ON[results['trained_on']['train_classes']]}")
+    if results.get("name_auc") is not None:
+        absent = results["absent_name_miou"]
+        lines.append(f"  the name decides: AUC {results['name_auc']:.3f} against the other objects"
+                     + (f"; mIoU under the name of an absent class {absent:.1f}" if absent is not None else ""))
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""A run's folder: resolved config, code version, log, TensorBoard events, checkpoints, results and pictures."""
+import contextlib
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import yaml
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from util.run import checkpoint
+from util.run.atomic import write_bytes_atomically
+from util.config import ROOT, Config, to_dict
+from util.runtime.errors import UserError
+from util.runtime.processes import ALONE, Processes
+
+
+def code_version() -> str:
+    """The commit, with -dirty where the code differs from it; "unknown" outside a git clone."""
+    try:
+        said = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True,
+                              text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return said.stdout.strip() or "unknown"
+
+
+class Run:
+    """EXP/DATASET/ARCH/foldK/RUN/ and what is written there."""
+
+    def __init__(self, folder: Path, fresh: bool):
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=not fresh)
+            self._log = open(folder / "log.txt", "a", encoding="utf-8")
+        except FileExistsError:
+            raise UserError(f"{folder}: a run of that name is there already; go on with it by resume={folder}, "
+                            f"or choose another run=") from None
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place with exp=") from None
+        self._events: EventsWriter | None = None
+
+    @staticmethod
+    def start(cfg: Config, suffix: str = "", processes: Processes = ALONE) -> "Run":
+        """A new folder named by ``cfg.run``, or by the time with ``suffix``."""
+        name = processes.gather(cfg.run or time.strftime("%Y%m%d-%H%M%S") + suffix)[0]  # clocks differ by a second
+        run = Run.open(Path(cfg.exp) / cfg.dataset / cfg.arch / f"fold{cfg.fold}" / name, True, processes)
+        run.write_text("config.yaml", yaml.safe_dump(to_dict(cfg), sort_keys=False))
+        run.write_text("code.txt", f"{code_version()}\n{shlex.join(sys.argv)}\n")
+        return run
+
+    @staticmethod
+    def open(folder: Path, fresh: bool, processes: Processes) -> "Run":
+        """The run in ``folder``, for rank 0 to write."""
+        return SilentRun(folder) if processes.rank else Run(folder, fresh)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    def log(self, text: str) -> None:
+        """One line on stdout and in log.txt."""
+        print(text, flush=True)
+        with self._writing("log.txt"):
+            self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
+            self._log.flush()
+
+    def open_events(self, step: int) -> None:
+        """Start writing TensorBoard events; those from ``step`` on that an interrupted run left are discarded."""
+        with self._writing("events"):
+            (self.folder / "events").mkdir(exist_ok=True)
+            # Not SummaryWriter: on a full disk its thread dies, and the run then waits for it for ever.
+            self._events = EventsWriter(str(self.folder / "events" / "events"))
+        if step:
+            self._event(step, session_log=SessionLog(status=SessionLog.START))
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self._event(step, summary=summary.scalar(tag, value))
+        with self._writing("events"):
+            self._events.flush()
+
+    def picture(self, tag: str, image, step: int) -> None:
+        """(H, W, 3) uint8 RGB."""
+        self._event(step, summary=summary.image(tag, image, dataformats="HWC"))
+
+    def _event(self, step: int, **content) -> None:
+        with self._writing("events"):
+            self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+
+    @contextlib.contextmanager
+    def _writing(self, name: str):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"{self.folder / name}: could not be written ({error.strerror}); free some space, then go "
+                            f"on with resume={self.folder}") from None
+
+    def write(self, name: str, data: bytes) -> Path:
+        path = self.folder / name
+        write_bytes_atomically(path, data)
+        return path
+
+    def write_text(self, name: str, text: str) -> Path:
+        return self.write(name, text.encode())
+
+    def write_json(self, name: str, values: dict) -> Path:
+        return self.write_text(name, json.dumps(values, indent=2) + "\n")
+
+    def write_checkpoint(self, name: str, content: dict) -> None:
+        """checkpoints/``name`` of tensors and plain values."""
+        checkpoint.write_atomically(self.checkpoints / name, content)
+
+    def close(self) -> None:
+        """Close the files, quietly: what could not be written has been told of by then."""
+        for file in (self._events, self._log):
+            with contextlib.suppress(OSError):
+                if file:
+                    file.close()
+
+
+class SilentRun(Run):
+    """The same run in a process that is not the one to write: it knows the folder, writes nothing and says nothing."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def log(self, text: str) -> None:
+        pass
+
+    def open_events(self, step: int) -> None:
+        pass
+
+    def scalars(self, values: dict[str, float], step: int) -> None:
+        pass
+
+    def picture(self, tag: str, image, step: int) -> None:
+        pass
+
+    def write(self, name: str, data: bytes) -> Path:
+        return self.folder / name
+
+    def write_checkpoint(self, name: str, content: dict) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

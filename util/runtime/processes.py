@@ -1,0 +1,109 @@
+"""The processes that train together, one a GPU, as util/runtime/launch.py or torchrun starts them; usually there is one."""
+import contextlib
+import os
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from util.runtime.stop import StopRequest
+
+LONGEST = timedelta(hours=2)  # that one waits for another; a lost one is noticed by whatever started it, and at once
+
+
+class Processes:
+    """Who this process is among how many, and what they tell each other.
+
+    rank: 0 .. count - 1; rank 0 writes and speaks for all. All methods but ``share`` are collective: every process
+    calls the same ones in the same order, and each of them waits for the rest.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, stop: StopRequest | None = None):
+        self.rank, self.count, self.stop = rank, count, stop
+        self._wrapped: nn.Module | None = None
+        self._parent = os.getppid()
+
+    @staticmethod
+    def join(device: torch.device, stop: StopRequest | None = None) -> "Processes":
+        """Meet the others as torchrun's variables say: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT."""
+        rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if count > 1:
+            if device.type == "cuda":
+                torch.cuda.set_device(device)
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=LONGEST)
+        return Processes(rank, count, stop)
+
+    def share(self, items: list) -> list:
+        """This process's part of ``items``; those of all processes hold each item once."""
+        return items[self.rank::self.count]
+
+    def whole(self, part: list) -> list:
+        """For everyone the list whose ``share`` each process gives."""
+        parts = self.gather(part)
+        items = [None] * sum(map(len, parts))
+        for rank, part in enumerate(parts):
+            items[rank::self.count] = part
+        return items
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model whose backward averages gradients over the processes."""
+        if self.count == 1:
+            return model
+        if self._wrapped is None:
+            # Convolutions may give gradients channels last; copying the few there are costs nothing.
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
+            self._wrapped = DistributedDataParallel(model)
+        return self._wrapped
+
+    def gradients_wait(self, wrapped: nn.Module, wait: bool):
+        """Within it, gradients are kept and not yet averaged if ``wait``."""
+        return wrapped.no_sync() if wait and self.count > 1 else contextlib.nullcontext()
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum of everyone's ``tensor``."""
+        if self.count > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, item: Any) -> list:
+        """Everyone's ``item``, by rank, for everyone."""
+        if self.count == 1:
+            return [item]
+        items = [None] * self.count
+        dist.all_gather_object(items, item)
+        return items
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.gather(None)
+
+    @contextlib.contextmanager
+    def one_first(self):
+        """Rank 0 goes through the block before the others: what it keeps on the disk they find there."""
+        if self.rank:
+            self.wait()
+        yield
+        if not self.rank:
+            self.wait()
+
+    def agree(self, losses: Tensor) -> tuple[list[float], bool]:
+        """The sums of everyone's losses, and whether anyone was asked to stop: all must end after the same step.
+
+        To lose what started the processes is to be asked, too.
+        """
+        asked = bool(self.stop and self.stop.number) or self.count > 1 and os.getppid() != self._parent
+        *sums, stop = self.sum(torch.cat([losses, losses.new_tensor([asked])])).tolist()
+        return sums, stop > 0
+
+    def close(self) -> None:
+        """Where all have done all: a process that fails instead must not wait for the others here."""
+        if self.count > 1:
+            dist.destroy_process_group()
+
+
+ALONE = Processes()
