@@ -14,8 +14,8 @@ from pathlib import Path
 from model.build import build_model
 from model.clip.weights import WeightsError
 from model.whole import Whole, released_content, safetensors_content, whole_of
-from util.run import checkpoint
 from util.config import Model, from_dict
+from util.run import checkpoint
 from util.runtime.errors import UserError, run_main
 
 REMEDY = "free some space or choose another OUT"

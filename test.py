@@ -8,17 +8,17 @@ import sys
 
 import torch
 
+from data.fold import FoldData
 from model.build import build_model, embed_names
 from model.clip.weights import ClipWeights, WeightsError
 from model.whole import whole_of
-from util.run import checkpoint
 from util.config import Config, from_command_line
+from util.results.final import final_test, table, trained_on, where
+from util.run import checkpoint
+from util.run.folder import Run
 from util.runtime.device import autocast, computes_in_bf16, make_deterministic, pick_device, require_compiler, set_tf32
 from util.runtime.errors import UserError, run_main
-from data.fold import FoldData
 from util.runtime.processes import Processes
-from util.results.final import final_test, table, trained_on, where
-from util.run.folder import Run
 
 
 def read_weights(cfg: Config) -> tuple[dict, ClipWeights | None]:

@@ -9,28 +9,35 @@ from pathlib import Path
 
 import torch
 
+from data.fold import FoldData
+from data.samples import distinct, spread
 from model.build import build_model, embed_names
 from model.clip.weights import WeightsError
 from model.esda import ESDA
 from model.losses import EsdaLosses
-from util.run import checkpoint
 from util.config import Config, from_command_line, to_dict
-from util.runtime.device import (autocast, computes_in_bf16, describe, make_deterministic, pick_device, require_compiler,
-                         set_tf32)
-from util.training.loop import Progress, train_one_epoch
-from util.runtime.errors import UserError, run_main
 from util.evaluation.evaluate import evaluate, predict
-from data.fold import FoldData
-from util.training.optim import make_optimizer
 from util.options import flat
+from util.results.final import final_test, table, trained_on, watch, where
+from util.results.pictures import panel
+from util.run import checkpoint
+from util.run.folder import Run, code_version
+from util.run.selection import SELECTIONS
+from util.runtime.device import (
+    autocast,
+    computes_in_bf16,
+    describe,
+    make_deterministic,
+    pick_device,
+    require_compiler,
+    set_tf32,
+)
+from util.runtime.errors import UserError, run_main
 from util.runtime.processes import Processes
 from util.runtime.progress import progress
-from util.results.final import final_test, table, trained_on, watch, where
-from util.run.folder import Run, code_version
-from data.samples import distinct, spread
-from util.run.selection import SELECTIONS
 from util.runtime.stop import Stopped, StopRequest
-from util.results.pictures import panel
+from util.training.loop import Progress, train_one_epoch
+from util.training.optim import make_optimizer
 
 FREE_TO_CHANGE = ("resume", "exp", "run", "device", "data.workers", "train.select", "train.checkpoint_minutes",
                   "train.log_every", "train.checkpoint_blocks")

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from util.runtime.errors import UserError
 from data.files import read_pair
 from data.index import Index
 from data.loader import Loader
-from util.evaluation.metric import IGNORE
 from data.samples import Sample, TrainImages
 from data.transform import FITS, Fit, augment, binary_target
+from util.evaluation.metric import IGNORE
+from util.runtime.errors import UserError
 
 
 class TrainBatch(NamedTuple):

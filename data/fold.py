@@ -1,13 +1,13 @@
 """Everything that one fold of one data set trains on and is tested on, as the config says."""
-from util.config import Config
-from data.dataset import EvalDataset, TrainBatches, TrainDataset, mean_colour, eval_loader, train_loader
+from data.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, mean_colour, train_loader
 from data.folds import classes_of
 from data.index import read_index
 from data.loader import Loader
 from data.manifest import read_manifest
-from util.runtime.processes import ALONE, Processes
 from data.samples import Sample, episodic, exhaustive, spread, train_images
 from data.transform import FITS
+from util.config import Config
+from util.runtime.processes import ALONE, Processes
 
 
 class FoldData:

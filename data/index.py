@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from data.files import read_list, read_mask
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError
-from data.files import read_list, read_mask
 from util.runtime.progress import progress
 
 

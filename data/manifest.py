@@ -8,11 +8,11 @@ these samples instead of drawing them.
 import sys
 from pathlib import Path
 
-from util.config import from_command_line
-from util.runtime.errors import UserError, require_file, run_main
 from data.folds import Classes
 from data.index import Index
 from data.samples import Sample
+from util.config import from_command_line
+from util.runtime.errors import UserError, require_file, run_main
 
 
 def write_manifest(samples: list[Sample], index: Index, classes: Classes, remark: str) -> str:

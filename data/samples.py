@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from util.runtime.errors import UserError
 from data.folds import Classes
 from data.index import Index
+from util.runtime.errors import UserError
 
 
 class Sample(NamedTuple):

@@ -4,9 +4,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.clip.clip import CLIP
+from model.clip.text_encoder import TextEmbedding
 from model.esda import Segmentation
 from model.similarity import similarity_map
-from model.clip.text_encoder import TextEmbedding
 
 
 class Everything(nn.Module):

@@ -3,13 +3,13 @@ import torch
 from torch import nn
 
 from model.baselines import ClipPrior, Everything
+from model.clip.text_encoder import TextEmbedding, TextEncoder
+from model.clip.tokenizer import Tokenizer
 from model.clip.weights import ClipWeights, WeightsError, build_clip, build_text, build_vision, read_clip
 from model.esda import CLIP_SCALE, ESDA
 from model.image_encoder import ImageEncoder
 from model.interactor import Interactor
 from model.mask_decoder import MaskDecoder
-from model.clip.text_encoder import TextEmbedding, TextEncoder
-from model.clip.tokenizer import Tokenizer
 
 
 def build_esda(options, weights: ClipWeights) -> ESDA:

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.bilinear import bilinear
+from model.clip.layers import Block
+from model.clip.text_encoder import TextEmbedding, TextEncoder
 from model.image_encoder import Begun, ImageEncoder
 from model.interactor import Interactor
-from model.clip.layers import Block
 from model.mask_decoder import MaskDecoder
 from model.similarity import similarity_map
-from model.clip.text_encoder import TextEmbedding, TextEncoder
 
 CLIP_SCALE = 100.0  # of every published CLIP: training brings it to its upper bound (Radford 2021, section 2.5)
 

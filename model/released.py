@@ -7,12 +7,12 @@ import re
 import torch
 from torch import Tensor
 
+from model.clip.text_encoder import TextEncoder
 from model.clip.weights import HEAD_WIDTH, WeightsError, depth, differences
 from model.esda import ESDA
 from model.image_encoder import ImageEncoder
 from model.interactor import Interactor
 from model.mask_decoder import MaskDecoder
-from model.clip.text_encoder import TextEncoder
 
 PARTS = (  # (ours, theirs); where both start a name, the longer comes first
     ("image_encoder.text_proj.", "image_encoder.text_cls_proj."),

@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # so that a bare `pytest` finds the packages too
-
-from data.shapes.make import ShapesData, make  # noqa: E402
-from model.clip.clip import CLIP  # noqa: E402
-from model.clip.text_encoder import TextEncoder  # noqa: E402
-from model.clip.vision_transformer import VisionTransformer  # noqa: E402
+from data.shapes.make import ShapesData, make
+from model.clip.clip import CLIP
+from model.clip.text_encoder import TextEncoder
+from model.clip.vision_transformer import VisionTransformer
+from util.config import ROOT
 
 TINY_SIDE = 64  # px, of the tiny set's images and of the network's input
 

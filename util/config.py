@@ -16,8 +16,8 @@ from typing import Literal, TypeVar
 
 import yaml
 
-from util.runtime.errors import UserError, require_file
 from util.limits import check_limits
+from util.runtime.errors import UserError, require_file
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "config" / "base.yaml"

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from data.prepare import coco, pascal
 from data.prepare.archives import locate, open_piece
+from data.prepare.download import Remote, by_hand, download
 from data.prepare.workers import write_changed
 from model.clip.source import SHA256, URL
-from data.prepare.download import Remote, by_hand, download
 from util.runtime.errors import UserError, run_main
 
 SETS = {"pascal": pascal, "coco": coco}

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data.prepare.download import Remote, by_hand
 from data.prepare.workers import REMEDY, clear_leftovers, cores, start_worker
 from util.run.atomic import write_bytes_atomically
-from data.prepare.download import Remote, by_hand
 from util.runtime.errors import UserError
 from util.runtime.progress import progress
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data.prepare.archives import Archive, Piece
-from data.prepare.workers import make_masks, write_lists
 from data.prepare.download import Remote
+from data.prepare.workers import make_masks, write_lists
 from util.runtime.errors import UserError
 
 SPLITS = ("train2014", "val2014")

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.prepare.archives import Archive, Piece
-from data.prepare.workers import make_masks, write_lists
-from data.prepare.download import Remote
-from util.runtime.errors import UserError
 from data.files import read_list
+from data.prepare.archives import Archive, Piece
+from data.prepare.download import Remote
+from data.prepare.workers import make_masks, write_lists
+from util.runtime.errors import UserError
 
 VOC = Piece(
     Remote("https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar", 1_999_639_040,

@@ -15,17 +15,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.prepare import coco, pascal
-from data.prepare.workers import cores, start_worker
-from util.run.atomic import write_bytes_atomically
-from util.config import Config, from_command_line
-from util.runtime.errors import UserError, run_main
 from data.files import read_list, read_pair
 from data.folds import Classes, classes_of
 from data.index import Index, count_pixels
-from util.runtime.progress import progress
+from data.prepare import coco, pascal
+from data.prepare.workers import cores, start_worker
 from data.samples import exhaustive, train_images
+from util.config import Config, from_command_line
 from util.results.pictures import labelled, png, sheet
+from util.run.atomic import write_bytes_atomically
+from util.runtime.errors import UserError, run_main
+from util.runtime.progress import progress
 
 PICTURES = 12
 SHOWN = 10  # problems named on screen; the report names all

@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 import torch
 
+from data.fold import FoldData
+from data.folds import FOLDS
 from model.clip.weights import WeightsError, read_clip
 from util import config as configuration
 from util.config import Config
-from util.runtime.errors import run_main
 from util.evaluation.evaluate import Prediction, evaluate
-from data.fold import FoldData
-from data.folds import FOLDS
 from util.evaluation.metric import IGNORE, Counts, count
+from util.runtime.errors import run_main
 
 
 def patch_labels(mask: np.ndarray, class_id: int, patch: int) -> np.ndarray:

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import cv2
 
-from data.shapes.scene import Style, scene
+from data.folds import Classes
 from data.prepare.workers import write_lists
+from data.shapes.scene import Style, scene
 from util import config as configuration
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, run_main
-from data.folds import Classes
 from util.runtime.progress import progress
 
 CONFIG = configuration.ROOT / "config" / "shapes" / "data.yaml"

@@ -3,7 +3,7 @@
 A scene is a pure function of (seed, index), whatever was drawn before it and in which process.
 """
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
@@ -43,7 +43,7 @@ class Thing:
     visible: int   # pixels left in the mask
 
 
-@lru_cache(maxsize=None)
+@cache
 def _textures() -> np.ndarray:
     """(_TILES, _TILE, _TILE) uint8 grey patterns: plain, stripes, checks, dots, waves and cloudy noise."""
     rng = np.random.default_rng(20)

@@ -4,7 +4,7 @@ Coordinates run from -1 to 1, x to the right and y down; every silhouette fills 
 forms are solid rather than wiry, because what is thinner than a patch of the image encoder cannot be
 segmented by any method on top of it and would only measure the patch size.
 """
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
@@ -159,7 +159,7 @@ _DRAW = dict(circle=_circle, square=_square, triangle=_triangle, star=_star, hea
              fish=_fish, flower=_flower, mushroom=_mushroom, cup=_cup, bottle=_bottle, boat=_boat, crown=_crown)
 
 
-@lru_cache(maxsize=None)
+@cache
 def silhouette(name: str) -> np.ndarray:
     """The silhouette called ``name``, (MASTER, MASTER) uint8, 255 inside and 0 outside with soft edges.
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from model.clip.weights import WeightsError
-from util.run.atomic import write_bytes_atomically
 from util.benchmark.collect import Plan, collect
 from util.benchmark.tables import markdown
 from util.config import ROOT, Config, load
+from util.limits import check_limits
+from util.run.atomic import write_bytes_atomically
 from util.runtime.device import computes_in_bf16, make_deterministic, pick_device, require_compiler
 from util.runtime.errors import UserError, run_main
-from util.limits import check_limits
 
 WHAT = ("train", "eval", "generalised", "ladder", "memory", "loader", "fed")
 PRECISIONS = ("fp32", "tf32", "bf16")

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import cv2
 import torch
 
-from util.benchmark import loader as speed
 from util.benchmark import cards, fed, measure
+from util.benchmark import loader as speed
 from util.benchmark.ceiling import ceiling
 from util.benchmark.subject import Subject
 from util.benchmark.switches import EVAL, GENERALISED, TRAIN, ladder, modes
 from util.config import Config
-from util.runtime.device import describe
 from util.run.folder import code_version
+from util.runtime.device import describe
 
 
 class Plan(NamedTuple):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
+from data.dataset import TrainBatch, TrainBatches, train_loader
 from util.benchmark import loader as speed
 from util.benchmark.ceiling import multiplying_in
 from util.benchmark.subject import ORIGINAL, Subject, Variant
 from util.benchmark.switches import TRAIN, fast
-from data.dataset import TrainBatch, TrainBatches, train_loader
-from util.training.loop import Progress, train_one_epoch
 from util.runtime.processes import ALONE
+from util.training.loop import Progress, train_one_epoch
 
 WARM = 2            # steps, during which workers start and a GPU warms up
 PREFETCHED = 2      # batches that DataLoader has each worker make ahead

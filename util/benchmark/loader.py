@@ -9,15 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data.shapes.scene import Style, scene
-from data.shapes.silhouettes import NAMES
-from util.config import ROOT, Config, load
 from data.dataset import EvalDataset, TrainDataset, mean_colour
-from util.runtime.errors import run_main
 from data.files import read_image, read_mask, read_pair
 from data.index import Index, count_pixels
 from data.samples import Sample, TrainImages
+from data.shapes.scene import Style, scene
+from data.shapes.silhouettes import NAMES
 from data.transform import augment, fit
+from util.config import ROOT, Config, load
+from util.runtime.errors import run_main
 
 IMAGES, REPEATS = 40, 5
 KINDS = (("pascal", 500, 375), ("coco", 640, 480))

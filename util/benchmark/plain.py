@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.esda import ESDA, Segmentation
+from data.dataset import EvalBatch
 from model.clip.layers import Attention
+from model.esda import ESDA, Segmentation
 from model.losses import IGNORE, EsdaLosses, Losses, cover_of, prototype
 from model.similarity import similarity_map
-from data.dataset import EvalBatch
 
 
 class PlainAttention(nn.MultiheadAttention):

@@ -7,23 +7,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.dataset import EvalBatch, TrainBatch, mean_colour
+from data.folds import Classes, classes_of
+from data.samples import Sample
+from data.transform import FITS
 from model.build import build_esda, embed_names
 from model.clip.clip import CLIP
-from model.clip.weights import ClipWeights, read_clip
-from model.esda import ESDA
 from model.clip.text_encoder import TextEmbedding, TextEncoder
 from model.clip.tokenizer import Tokenizer
 from model.clip.vision_transformer import VisionTransformer
+from model.clip.weights import ClipWeights, read_clip
+from model.esda import ESDA
 from train import losses_of
 from util.benchmark.plain import PlainLosses, Released, Tokens, with_plain_attention
 from util.benchmark.switches import Switches
 from util.config import Config
-from data.dataset import EvalBatch, TrainBatch, mean_colour
 from util.runtime.device import autocast
-from data.folds import Classes, classes_of
 from util.training.optim import make_optimizer
-from data.samples import Sample
-from data.transform import FITS
 
 ORIGINAL = 500, 375      # px, width and height of most images of PASCAL
 

@@ -1,14 +1,14 @@
 """The work that is timed: a training step, evaluation, generalised inference, each by the code that runs do it with."""
 from collections.abc import Callable
 
+from data.dataset import EvalBatch
 from util.benchmark.plain import evaluate_in_numpy, label_by_name
 from util.benchmark.subject import Subject, Variant
 from util.benchmark.switches import EVAL, GENERALISED, TRAIN
-from data.dataset import EvalBatch
-from util.training.loop import Progress, train_one_epoch
 from util.evaluation.evaluate import evaluate, predict
 from util.evaluation.generalised import label_images
 from util.runtime.processes import ALONE
+from util.training.loop import Progress, train_one_epoch
 
 
 class Work:

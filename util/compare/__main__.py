@@ -14,7 +14,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from util.run.atomic import write_bytes_atomically
 from util.compare.formats import as_csv, latex, markdown, runs_as_csv
 from util.compare.groups import Group, gather
 from util.compare.picture import bars, name_among
@@ -23,8 +22,9 @@ from util.compare.runs import find, read
 from util.compare.sheet import shared_samples, sheet
 from util.compare.tables import tables
 from util.config import ROOT
-from util.runtime.errors import UserError, run_main
+from util.run.atomic import write_bytes_atomically
 from util.run.selection import SELECTIONS
+from util.runtime.errors import UserError, run_main
 
 
 def arguments(given: list[str]) -> argparse.Namespace:

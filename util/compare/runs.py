@@ -3,9 +3,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.runtime.errors import UserError, require_file
 from util.options import flat
 from util.run.selection import SELECTIONS
+from util.runtime.errors import UserError, require_file
 
 NEEDED = ("dataset", "arch", "fold", "folds", "protocol", "samples", "miou", "fb_iou", "per_class", "class_ids",
           "checkpoint", "parameters.trainable", "parameters.total", "gflops_per_image", "clip_fingerprint",

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from data.files import read_image
+from data.samples import spread
 from util.compare.groups import Group
 from util.compare.picture import name_among, text_width, write_text
-from data.files import read_image
 from util.results.panel import parted
-from data.samples import spread
 
 MOST = 12                      # samples on a sheet
 _WIDTH, _HEIGHT = 256, 192     # px, a picture fits into that

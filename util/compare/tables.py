@@ -1,12 +1,11 @@
 """What a table says: rows of runs, published rows, and the notes below; formats.py writes it down."""
 from dataclasses import dataclass
 
+from data.samples import TRAINED_ON
 from util.compare.groups import Group
 from util.compare.published import Published
 from util.compare.runs import UNKNOWN, UNTRAINED
-from data.samples import TRAINED_ON
 from util.run.selection import SELECTIONS
-
 
 # Scores that only some protocols have: several episodic draws, and the generalised one.
 EXTRA = (("miou_std", "± over draws"), ("seen_miou", "seen mIoU (S)"), ("hiou", "hIoU"),

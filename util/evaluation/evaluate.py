@@ -10,10 +10,10 @@ from torch import Tensor
 from data.dataset import EvalBatch
 from data.folds import Classes
 from data.loader import Loader
+from data.samples import Sample
 from util.evaluation.metric import IGNORE, Counts, Tally, auc, count
 from util.runtime.processes import ALONE, Processes
 from util.runtime.progress import progress
-from data.samples import Sample
 
 
 class Prediction(NamedTuple):

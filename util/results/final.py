@@ -4,17 +4,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from util.results import cost
-from util.config import Config, to_dict
-from util.runtime.device import describe
-from util.evaluation.evaluate import Prediction, absent_names, evaluate, predict
-from util.runtime.errors import UserError
 from data.fold import FoldData
-from util.evaluation.generalised import evaluate_generalised, label_images
-from util.runtime.processes import ALONE, Processes
-from util.run.folder import Run, code_version
 from data.samples import TRAINED_ON, Sample, distinct, spread
+from util.config import Config, to_dict
+from util.evaluation.evaluate import Prediction, absent_names, evaluate, predict
+from util.evaluation.generalised import evaluate_generalised, label_images
+from util.results import cost
 from util.results.pictures import panel, png, sheet
+from util.run.folder import Run, code_version
+from util.runtime.device import describe
+from util.runtime.errors import UserError
+from util.runtime.processes import ALONE, Processes
 
 
 def watch(predictions: Iterable[Prediction], chosen: list[Sample], kept: dict[Sample, Prediction],

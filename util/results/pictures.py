@@ -4,8 +4,8 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from util.evaluation.evaluate import Prediction
 from data.folds import Classes
+from util.evaluation.evaluate import Prediction
 from util.evaluation.metric import IGNORE
 from util.results.panel import joined
 

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
+from data.folds import classes_of
 from util.compare.groups import Group, gather
 from util.compare.runs import read
 from util.config import Config, from_command_line
-from util.runtime.errors import run_main
-from data.folds import classes_of
 from util.results.markdown import table
+from util.runtime.errors import run_main
 
 COLUMNS = (("miou", "mIoU"), ("fb_iou", "FB-IoU"), ("name_auc", "name AUC"), ("absent_name_miou", "absent-name mIoU"),
            ("seen_miou", "seen mIoU"), ("hiou", "hIoU"), ("pixel_accuracy", "pixel accuracy"))

@@ -12,9 +12,9 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from util.config import ROOT, Config, to_dict
 from util.run import checkpoint
 from util.run.atomic import write_bytes_atomically
-from util.config import ROOT, Config, to_dict
 from util.runtime.errors import UserError
 from util.runtime.processes import ALONE, Processes
 

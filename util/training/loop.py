@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from model.losses import EsdaLosses, Losses
 from data.dataset import TrainBatch
-from util.training.optim import schedule, set_share
+from model.losses import EsdaLosses, Losses
 from util.runtime.processes import Processes
+from util.training.optim import schedule, set_share
 
 
 @dataclass

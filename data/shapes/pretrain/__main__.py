@@ -13,20 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from data.folds import Classes
+from data.loader import Loader
 from data.shapes.pretrain.caption import PROMPTS
 from data.shapes.pretrain.captioned import Captioned, Pair, Stage
 from data.shapes.pretrain.contrast import contrastive_loss
 from data.shapes.scene import Style, scene
 from model.clip.clip import CLIP
-from model.clip.weights import WeightsError, build_clip, read_clip
 from model.clip.text_encoder import TextEncoder
 from model.clip.tokenizer import Tokenizer
 from model.clip.vision_transformer import VisionTransformer
+from model.clip.weights import WeightsError, build_clip, read_clip
 from util import config as configuration
 from util.run.checkpoint import write_atomically
 from util.runtime.errors import run_main
-from data.folds import Classes
-from data.loader import Loader
 from util.runtime.progress import progress
 
 CONFIG = configuration.ROOT / "config" / "shapes" / "pretrain.yaml"

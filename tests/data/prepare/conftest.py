@@ -1,0 +1,2 @@
+"""Miniature archives, for these tests."""
+from miniature import archives, made, prepare, spoilt, unpacked  # noqa: F401  fixtures

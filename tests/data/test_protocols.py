@@ -1,0 +1,76 @@
+"""Which samples are scored: manifests there and back, several draws in one pass, nothing but the seed decides."""
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.fold import FoldData
+from data.manifest import read_manifest, write_manifest
+from data.samples import distinct
+from util.config import ROOT, Config, load
+from util.runtime.errors import UserError
+
+EPISODIC = ["eval.protocol=episodic", "eval.samples=30"]
+
+
+def data_of(tiny_options, *more) -> FoldData:
+    return FoldData(load(Config, ROOT / "config/shapes/esda.yaml", [*tiny_options, *more]))
+
+
+def test_a_manifest_brings_the_same_samples_back(tiny_options, tmp_path):
+    data = data_of(tiny_options, *EPISODIC)
+    samples = data.draws()[0]
+    assert len(samples) == 30 > len(set(samples)), "the list is shorter: some are drawn twice"
+    file = tmp_path / "m.txt"
+    file.write_text(write_manifest(samples, data.index, data.classes, "a remark"))
+    assert read_manifest(file, data.index, data.classes, data.unseen) == samples
+    assert data_of(tiny_options, f"eval.manifest={file}").draws() == [samples]
+
+
+@pytest.mark.parametrize("line, named", [
+    ("SegmentationClassAug/nosuch.png 1 circle", ":2: SegmentationClassAug/nosuch.png is not in"),
+    ("SegmentationClassAug/val_000001.png 1 star", "1 star is none"), ("SegmentationClassAug/val_000001.png 9 moon", "9 "),
+    ("SegmentationClassAug/val_000001.png one circle", "should be a mask"), ("", "holds no samples")])
+def test_a_wrong_manifest_is_named_by_its_line(tiny_options, tmp_path, line, named):
+    data = data_of(tiny_options)
+    (tmp_path / "m.txt").write_text(f"# remark\n{line}\n")
+    with pytest.raises(UserError, match=named):
+        read_manifest(tmp_path / "m.txt", data.index, data.classes, data.unseen)
+
+
+def test_nothing_but_seed_and_list_decides_what_is_drawn(tiny_options):
+    first = data_of(tiny_options, *EPISODIC).draws()
+    for other in ("data.workers=2", "eval.batch_size=3", "device=auto", "seed=5", "train.batch_size=4"):
+        assert data_of(tiny_options, *EPISODIC, other).draws() == first, other
+    assert data_of(tiny_options, *EPISODIC, "eval.seed=5").draws() != first
+
+
+def test_several_draws_in_one_pass_are_those_of_several_runs(run_script, tiny_options, tmp_path):
+    trained = run_script("train.py", "--config", "config/shapes/esda.yaml", *tiny_options, "train.epochs=1")
+    assert trained.returncode == 0, trained.stderr
+    weights = next(tmp_path.rglob("best.pt"))
+
+    def score(name, *options):
+        done = run_script("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}", *EPISODIC,
+                          *options, f"exp={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+        return json.loads(next((tmp_path / name).rglob("results.json")).read_text()), done.stdout
+    single = [score(f"s{k}", f"eval.seed={321 + k}")[0] for k in range(3)]
+    several, said = score("several", "eval.draws=3")
+    assert several["draws"] == pytest.approx([r["miou"] for r in single]) and several["samples"] == 30
+    assert several["miou"] == pytest.approx(np.mean(several["draws"])) and "over 3 draws" in said
+    assert several["miou_std"] == pytest.approx(np.std(several["draws"], ddof=1))
+    root = Path(next(o for o in tiny_options if o.startswith("data.root=")).partition("=")[2])
+    shutil.rmtree(root / "index")  # making it again must leave nothing in the manifest
+    manifest = run_script("data.manifest", "--config", "config/shapes/esda.yaml", *tiny_options, *EPISODIC)
+    (tmp_path / "m.txt").write_text(manifest.stdout)
+    again, _ = score("manifest", f"eval.manifest={tmp_path / 'm.txt'}")
+    assert again["miou"] == pytest.approx(single[0]["miou"]) and again["protocol"] == "manifest"
+
+
+def test_each_sample_is_predicted_once(tiny_options):
+    data = data_of(tiny_options, *EPISODIC, "eval.draws=4")
+    every = [sample for draw in data.draws() for sample in draw]
+    assert len(data.draws()) == 4 and sorted(distinct(data.draws())) == sorted(set(every))

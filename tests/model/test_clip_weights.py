@@ -1,0 +1,386 @@
+"""read_clip: one and the same CLIP out of every file format, one clear line for every file that is wrong."""
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from reference_clip import ReferenceCLIP
+from safetensors.torch import save_file
+
+from model.clip.clip import CLIP
+from model.clip.source import SHA256, URL
+from model.clip.text_encoder import TextEncoder
+from model.clip.vision_transformer import VisionTransformer, resize_position_embedding
+from model.clip.weights import BUFFERS, WeightsError, build_clip, build_vision, read_clip
+from util.config import ROOT
+
+MINI_CLIP = ROOT / "data" / "shapes" / "mini_clip.pt"
+# Made once with write_torchscript(smallest_clip(), FIXTURE) and torch 2.15, less the debug files with their local
+# paths: the day will come when torch.jit is gone.
+FIXTURE = ROOT / "tests" / "helpers" / "tiny_clip_torchscript.pt"
+FIXTURE_FINGERPRINT = "77a5be401a6044fb6593dd7505c575a1e9b7eece4c7a8ccdb6e0628fe99401d7"
+
+
+def fp16_exact(clip: CLIP) -> CLIP:
+    """Random weights everywhere, those that start as constants included, which fp16 holds without rounding."""
+    with torch.no_grad():
+        for parameter in clip.parameters():
+            parameter.copy_((parameter + 0.1 * torch.randn_like(parameter)).half())
+    return clip.eval()
+
+
+def two_layer_clip() -> CLIP:
+    torch.manual_seed(0)
+    return fp16_exact(CLIP(VisionTransformer(side=64, patch=16, width=64, layers=2, heads=1, embed_dim=24),
+                           TextEncoder(vocabulary=100, context_length=12, width=64, layers=2, heads=1, embed_dim=24)))
+
+
+def smallest_clip() -> CLIP:
+    torch.manual_seed(1)
+    return fp16_exact(CLIP(VisionTransformer(side=16, patch=8, width=64, layers=1, heads=1, embed_dim=8),
+                           TextEncoder(vocabulary=16, context_length=6, width=64, layers=1, heads=1, embed_dim=8)))
+
+
+def half(state: dict) -> dict:
+    return {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+
+
+def openai_state(clip: CLIP) -> dict:
+    """As OpenAI ships it: fp16 and with the three buffers."""
+    state = half(clip.state_dict_openai())
+    assert set(BUFFERS) < set(state)
+    return state
+
+
+def write_plain(clip: CLIP, path: Path) -> None:
+    torch.save(openai_state(clip), path)
+
+
+def write_legacy(clip: CLIP, path: Path) -> None:
+    torch.save(openai_state(clip), path, _use_new_zipfile_serialization=False)
+
+
+def write_training_checkpoint(clip: CLIP, path: Path) -> None:
+    state = {f"module.{name}": tensor for name, tensor in openai_state(clip).items()}
+    torch.save({"epoch": 32, "name": "ViT", "state_dict": state}, path)
+
+
+def write_safetensors(clip: CLIP, path: Path) -> None:
+    state = {name: t.contiguous() for name, t in clip.state_dict_openai().items()}
+    save_file({name: state[name] for name in state if name not in BUFFERS}, path, metadata={"format": "pt"})
+
+
+def hugging_face_state(clip: CLIP) -> dict:
+    """Under the names of transformers' CLIPModel: Linears for the projections, q, k and v each on its own."""
+    visual, text = clip.visual.state_dict(), clip.text.state_dict()
+    out = {
+        "logit_scale": clip.logit_scale.detach(),
+        "text_model.embeddings.token_embedding.weight": text["token_embedding.weight"],
+        "text_model.embeddings.position_embedding.weight": text["positional_embedding"],
+        "text_model.embeddings.position_ids": torch.arange(clip.text.context_length)[None],
+        "text_projection.weight": text["text_projection"].T,
+        "vision_model.embeddings.class_embedding": visual["class_embedding"],
+        "vision_model.embeddings.patch_embedding.weight": visual["conv1.weight"],
+        "vision_model.embeddings.position_embedding.weight": visual["positional_embedding"],
+        "vision_model.embeddings.position_ids": torch.arange(len(visual["positional_embedding"]))[None],
+        "visual_projection.weight": visual["proj"].T,
+    }
+    norms = {"text_model.final_layer_norm": (text, "ln_final"), "vision_model.pre_layrnorm": (visual, "ln_pre"),
+             "vision_model.post_layernorm": (visual, "ln_post")}
+    for name, (state, ours) in norms.items():
+        for kind in ("weight", "bias"):
+            out[f"{name}.{kind}"] = state[f"{ours}.{kind}"]
+    for tower, encoder in (("text", clip.text), ("vision", clip.visual)):
+        for i, block in enumerate(encoder.transformer.resblocks):
+            layer = f"{tower}_model.encoder.layers.{i}"
+            for kind in ("weight", "bias"):
+                for part, tensor in zip("qkv", getattr(block.attn, f"in_proj_{kind}").detach().chunk(3)):
+                    out[f"{layer}.self_attn.{part}_proj.{kind}"] = tensor
+                for name, module in (("self_attn.out_proj", block.attn.out_proj), ("layer_norm1", block.ln_1),
+                                     ("layer_norm2", block.ln_2), ("mlp.fc1", block.mlp.c_fc),
+                                     ("mlp.fc2", block.mlp.c_proj)):
+                    out[f"{layer}.{name}.{kind}"] = getattr(module, kind).detach()
+    return {name: tensor.clone().contiguous() for name, tensor in out.items()}
+
+
+def write_hugging_face(clip: CLIP, path: Path) -> None:
+    save_file(hugging_face_state(clip), path, metadata={"format": "pt"})
+
+
+def write_torchscript(clip: CLIP, path: Path) -> None:
+    """Traced in fp16 from a module in OpenAI's layout, as ViT-B-16.pt was."""
+    module = ReferenceCLIP(clip).eval().half().requires_grad_(False)
+    module.text_projection.data = module.text_projection.data.T.contiguous().T  # archives may hold columns first
+    ids = torch.zeros(2, clip.text.context_length, dtype=torch.long)
+    ids[:, 3] = clip.text.token_embedding.num_embeddings - 1
+    example = torch.randn(2, 3, clip.visual.side, clip.visual.side).half(), ids
+    torch.jit.save(torch.jit.trace(module, example, check_trace=False), path)
+
+
+class Evil:
+    """Unpickling it runs a command that touches ``file``."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.file}",)
+
+
+def zipped(path: Path, pickled: bytes) -> None:
+    """A file that looks like a TorchScript archive, with ``pickled`` for its data."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("clip/data.pkl", pickled)
+        archive.writestr("clip/constants.pkl", pickle.dumps(()))
+
+
+def assert_holds(weights, clip: CLIP) -> None:
+    """``weights`` are exactly those of ``clip``, in fp32."""
+    for found, expected in ((weights.visual, clip.visual.state_dict()), (weights.text, clip.text.state_dict()),
+                            ({"logit_scale": weights.logit_scale}, {"logit_scale": clip.logit_scale.detach()})):
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert found[name].dtype == torch.float32 and torch.equal(found[name], tensor), name
+
+
+def error_of(path: Path) -> str:
+    with pytest.raises(WeightsError) as caught:
+        read_clip(path)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def clip() -> CLIP:
+    return two_layer_clip()
+
+
+@pytest.fixture(scope="module")
+def fingerprint(clip, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("plain") / "clip.pt"
+    write_plain(clip, path)
+    return read_clip(path).fingerprint
+
+
+WRITERS = [write_plain, write_legacy, write_training_checkpoint, write_safetensors, write_hugging_face]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_every_format_gives_the_same_weights(write, clip, fingerprint, tmp_path):
+    path = tmp_path / "clip.bin"  # the name says nothing of the format
+    write(clip, path)
+    weights = read_clip(path)
+    assert_holds(weights, clip)
+    assert weights.fingerprint == fingerprint
+
+
+@pytest.mark.skipif(not hasattr(getattr(torch, "jit", None), "trace"), reason="this torch has no torch.jit any more")
+@pytest.mark.filterwarnings("ignore")
+def test_torchscript_gives_the_same_weights(clip, fingerprint, tmp_path):
+    path = tmp_path / "clip.pt"
+    write_torchscript(clip, path)
+    weights = read_clip(path)
+    assert_holds(weights, clip)
+    assert weights.fingerprint == fingerprint
+
+
+def test_torchscript_without_torch_jit(tmp_path, monkeypatch):
+    assert FIXTURE.stat().st_size < 300_000
+    with monkeypatch.context() as without:
+        without.delattr(torch, "jit", raising=False)
+        weights = read_clip(FIXTURE)
+    assert weights.fingerprint == FIXTURE_FINGERPRINT
+    assert build_vision(weights).side == 16
+    torch.save({f"visual.{name}": tensor for name, tensor in weights.visual.items()} | weights.text
+               | {"logit_scale": weights.logit_scale}, tmp_path / "clip.pt")
+    assert read_clip(tmp_path / "clip.pt").fingerprint == FIXTURE_FINGERPRINT
+
+
+def test_fingerprint_tells_weights_apart(clip, fingerprint, tmp_path):
+    state = openai_state(clip)
+    state["visual.ln_post.bias"] = state["visual.ln_post.bias"].clone()
+    state["visual.ln_post.bias"][3] += 0.5
+    torch.save(state, tmp_path / "clip.pt")
+    assert read_clip(tmp_path / "clip.pt").fingerprint != fingerprint
+
+
+def test_fingerprint_sees_scale(clip, fingerprint, tmp_path):
+    torch.save(openai_state(clip) | {"logit_scale": torch.tensor(1.0)}, tmp_path / "clip.pt")
+    assert read_clip(tmp_path / "clip.pt").fingerprint != fingerprint
+
+
+@torch.no_grad()
+def test_built_clip_is_the_clip_that_was_saved(clip, tmp_path):
+    write_hugging_face(clip, tmp_path / "clip.safetensors")
+    built = build_clip(read_clip(tmp_path / "clip.safetensors")).eval()
+    images, ids = torch.randn(2, 3, 64, 64), torch.tensor([[98, 5, 99, 0], [98, 7, 8, 99]])
+    assert torch.equal(built.encode_image(images), clip.encode_image(images))
+    assert torch.equal(built.encode_text(ids), clip.encode_text(ids))
+    assert torch.equal(built.logit_scale, clip.logit_scale)
+
+
+def test_missing_file_names_path_and_official_url(tmp_path):
+    message = error_of(tmp_path / "ViT-B-16.pt")
+    assert URL in message and "python -m data.prepare clip" in message
+    assert SHA256 in URL and len(SHA256) == 64
+
+
+def test_missing_tensor_is_named(clip, tmp_path):
+    state = openai_state(clip)
+    del state["visual.transformer.resblocks.1.ln_2.bias"], state["ln_final.weight"]
+    torch.save(state, tmp_path / "clip.pt")
+    assert "missing: ln_final.weight, visual.transformer.resblocks.1.ln_2.bias" in error_of(tmp_path / "clip.pt")
+
+
+@pytest.mark.parametrize("name", ["visual.conv1.weight", "visual.proj", "visual.positional_embedding",
+                                  "token_embedding.weight", "positional_embedding", "text_projection"])
+def test_missing_tensor_that_gives_the_sizes_is_named(clip, tmp_path, name):
+    state = openai_state(clip)
+    del state[name]
+    torch.save(state, tmp_path / "clip.pt")
+    assert name in re.findall(r"[\w.]+", error_of(tmp_path / "clip.pt"))  # whole: "proj" alone is not visual.proj
+
+
+def test_superfluous_tensor_is_named(clip, tmp_path):
+    torch.save(openai_state(clip) | {"visual.attnpool.k_proj.bias": torch.zeros(3)}, tmp_path / "clip.pt")
+    assert "superfluous: visual.attnpool.k_proj.bias" in error_of(tmp_path / "clip.pt")
+
+
+def test_wrong_shape_is_named(clip, tmp_path):
+    torch.save(openai_state(clip) | {"transformer.resblocks.0.mlp.c_fc.bias": torch.zeros(3)}, tmp_path / "clip.pt")
+    message = error_of(tmp_path / "clip.pt")
+    assert "of another shape: transformer.resblocks.0.mlp.c_fc.bias" in message and "missing" not in message
+
+
+@pytest.mark.parametrize("name, shape", [("visual.conv1.weight", (64, 3)), ("visual.conv1.weight", (96, 3, 16, 16)),
+                                         ("visual.conv1.weight", (8, 3, 16, 16)), ("visual.proj", (64,)),
+                                         ("visual.positional_embedding", ()), ("visual.positional_embedding", (13, 64)),
+                                         ("positional_embedding", ()), ("token_embedding.weight", (64,)),
+                                         ("text_projection", (24,)), ("logit_scale", (1,))])
+def test_odd_shape_of_what_gives_the_sizes(clip, tmp_path, name, shape):
+    torch.save(openai_state(clip) | {name: torch.zeros(shape)}, tmp_path / "clip.pt")
+    error_of(tmp_path / "clip.pt")
+
+
+def test_hugging_face_tensors_are_checked_too(clip, tmp_path):
+    state = hugging_face_state(clip)
+    del state["text_model.encoder.layers.1.self_attn.k_proj.bias"]
+    save_file(state, tmp_path / "lacking")
+    message = error_of(tmp_path / "lacking")
+    assert "transformer.resblocks.1.attn.in_proj_bias" in message and "'k'" in message
+    save_file(hugging_face_state(clip) | {"vision_model.head.weight": torch.zeros(2)}, tmp_path / "more")
+    assert "vision_model.head.weight" in error_of(tmp_path / "more")
+    odd = {"text_model.encoder.layers.1.self_attn.q_proj.weight": torch.zeros(64, 5)}
+    save_file(hugging_face_state(clip) | odd, tmp_path / "odd")
+    assert "transformer.resblocks.1.attn.in_proj_weight" in error_of(tmp_path / "odd")
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.999])
+@pytest.mark.parametrize("write", WRITERS)
+def test_truncated_file(write, share, clip, tmp_path):
+    path = tmp_path / "clip.bin"
+    write(clip, path)
+    path.write_bytes(path.read_bytes()[:int(share * path.stat().st_size)])
+    assert "python -m data.prepare clip" in error_of(path)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.999])
+def test_truncated_torchscript(share, tmp_path):
+    path = tmp_path / "clip.pt"
+    path.write_bytes(FIXTURE.read_bytes()[:int(share * FIXTURE.stat().st_size)])
+    assert "python -m data.prepare clip" in error_of(path)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"PK", b"<!DOCTYPE html><html>404</html>\n", b"abcdefgh{}",
+    b"weights {of CLIP}\n",  # a brace where safetensors has its first
+    b"version https://git-lfs.github.com/spec/v1\noid sha256:58\nsize 350\n",
+])
+def test_file_of_another_kind(content, tmp_path):
+    path = tmp_path / "clip.pt"
+    path.write_bytes(content)
+    assert "cannot be read as CLIP weights" in error_of(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"state_dict": 3}, {"epoch": 1}, {0: torch.zeros(2)},
+                                     torch.zeros(2), {}])
+def test_saved_object_that_is_no_state_dict(content, tmp_path):
+    torch.save(content, tmp_path / "clip.pt")
+    error_of(tmp_path / "clip.pt")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_code_in_a_pickle_is_not_run(clip, tmp_path):
+    touched = tmp_path / "touched"
+    pickle.loads(pickle.dumps(Evil(touched)))
+    assert touched.exists()  # it does bite
+    touched.unlink()
+    evil = openai_state(clip) | {"extra": Evil(touched)}
+    torch.save(evil, tmp_path / "zip.pt")
+    torch.save(evil, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(Evil(touched)))
+    for protocol in (0, 2, 4):
+        zipped(tmp_path / f"script{protocol}.pt", pickle.dumps({"visual": Evil(touched)}, protocol=protocol))
+    for path in sorted(tmp_path.glob("*.pt")):
+        error_of(path)
+        assert not touched.exists(), path.name
+
+
+@pytest.mark.parametrize("function", ["builtins eval", "torch load", "torch._utils _rebuild_tensor", "torch.jit load",
+                                      "torch.hub load", "__builtin__ exec"])
+def test_torchscript_archive_may_name_nothing_but_tensors(function, tmp_path):
+    module, name = function.split()
+    zipped(tmp_path / "clip.pt", f"c{module}\n{name}\n(S'1'\ntR.".encode())
+    assert f"{module}.{name}" in error_of(tmp_path / "clip.pt")
+
+
+@pytest.mark.parametrize("pickled", [b"", b"hello", pickle.dumps(3), pickle.dumps({"visual": 1}),
+                                     b"\x80\x02K\x01Q.",  # a storage that is a number
+                                     b"ctorch._utils\n_rebuild_tensor_v2\n)R.",  # a tensor of nothing
+                                     b"c__torch__.a\nb\n}b."])  # attributes of a class
+def test_torchscript_archive_of_nonsense(pickled, tmp_path):
+    zipped(tmp_path / "clip.pt", pickled)
+    error_of(tmp_path / "clip.pt")
+
+
+def test_torchscript_archive_without_data(tmp_path):
+    with zipfile.ZipFile(tmp_path / "clip.pt", "w") as archive:
+        archive.writestr("clip/constants.pkl", pickle.dumps(()))
+    error_of(tmp_path / "clip.pt")
+
+
+def test_torchscript_storage_shorter_than_claimed(tmp_path):
+    with zipfile.ZipFile(FIXTURE) as whole, zipfile.ZipFile(tmp_path / "clip.pt", "w") as archive:
+        for entry in whole.namelist():
+            data = whole.read(entry)
+            archive.writestr(entry, data[:len(data) // 2] if entry.endswith("/data/0") else data)
+    assert "storage 0" in error_of(tmp_path / "clip.pt")
+
+
+@torch.no_grad()
+def test_build_vision_resizes_the_position_embedding(clip, tmp_path):
+    write_plain(clip, tmp_path / "clip.pt")
+    weights = read_clip(tmp_path / "clip.pt")
+    as_trained, larger = build_vision(weights), build_vision(weights, 96)
+    assert torch.equal(as_trained.positional_embedding, clip.visual.positional_embedding)
+    assert torch.equal(larger.positional_embedding, resize_position_embedding(clip.visual.positional_embedding, 6))
+    assert (larger.side, larger.grid, larger.patch) == (96, 6, 16)
+    assert larger(torch.randn(1, 3, 96, 96)).shape == (1, 1 + 6 * 6, 64)
+    for name, tensor in as_trained.state_dict().items():
+        assert name == "positional_embedding" or torch.equal(tensor, larger.state_dict()[name])
+    assert len(weights.visual["positional_embedding"]) == 1 + 4 * 4  # the weights themselves stay as read
+
+
+def test_size_that_is_no_multiple_of_the_patch(clip, tmp_path):
+    write_plain(clip, tmp_path / "clip.pt")
+    with pytest.raises(WeightsError, match="100.*16"):
+        build_vision(read_clip(tmp_path / "clip.pt"), 100)
+
+
+@pytest.mark.skipif(not MINI_CLIP.is_file(), reason="data/shapes/mini_clip.pt has not been made yet")
+def test_shipped_mini_clip_loads_and_is_small():
+    assert MINI_CLIP.stat().st_size <= 12_000_000
+    build_clip(read_clip(MINI_CLIP))

@@ -1,0 +1,312 @@
+"""What a user can get wrong ends in one line that says what, where and what to do; most tests run the real scripts."""
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data.index import read_index
+from util.config import ROOT
+from util.run import checkpoint
+from util.run.folder import Run
+from util.runtime.device import set_tf32
+from util.runtime.errors import UserError, run_main
+
+CONFIG = ("--config", "config/shapes/esda.yaml")
+
+
+def complains(result: subprocess.CompletedProcess, *expected: str) -> None:
+    """The run failed with one line on stderr that holds all of ``expected``, and without a traceback."""
+    said = f"{result.stdout}\n{result.stderr}"
+    assert result.returncode == 2, said
+    assert "Traceback" not in said, said
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, said
+    for text in expected:
+        assert str(text) in lines[0], f"{text!r} is not in {lines[0]!r}"
+
+
+@pytest.fixture
+def spoilt(tiny_shapes, tmp_path) -> Path:
+    """A copy of the tiny data set for a test to spoil."""
+    return Path(shutil.copytree(tiny_shapes, tmp_path / "set"))
+
+
+@pytest.fixture
+def train(run_script, options_for, tiny_shapes, tmp_path):
+    """train("key=value", ..., root=...) runs train.py on the tiny set, or on another root."""
+    def run(*overrides, root=tiny_shapes):
+        return run_script("train.py", *CONFIG, *options_for(root, tmp_path / "exp"), *overrides)
+    return run
+
+
+@pytest.fixture
+def final_test(run_script, tiny_options):
+    """final_test("key=value", ...) runs test.py on the tiny set."""
+    def run(*overrides):
+        return run_script("test.py", *CONFIG, *tiny_options, *overrides)
+    return run
+
+
+@pytest.fixture(scope="session")
+def stopped_run(options_for, tiny_shapes, tmp_path_factory, script_environment) -> tuple[Path, list[str]]:
+    """The folder of a run that was told to stop after its first epoch, and its options."""
+    exp = tmp_path_factory.mktemp("stopped") / "exp"
+    options = [*options_for(tiny_shapes, exp), "run=mine", "train.epochs=1000"]
+    folder = exp / "shapes" / "esda" / "fold0" / "mine"
+    output = exp.parent / "output.txt"
+    with open(output, "w") as file:
+        process = subprocess.Popen([sys.executable, "train.py", *CONFIG, *options], cwd=ROOT, env=script_environment,
+                                   stdout=file, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(6000):
+            if (folder / "checkpoints" / "best.pt").is_file() or process.poll() is not None:
+                break
+            time.sleep(0.05)
+        process.terminate()
+        status = process.wait(120)
+    finally:
+        process.kill()
+    assert status == 128 + signal.SIGTERM, output.read_text()
+    return folder, options
+
+
+def every_image(root: Path, part: str) -> list[Path]:
+    return sorted((root / "JPEGImages").glob(f"{part}_*.jpg"))
+
+
+# Data
+
+def test_missing_data_root(train, tmp_path):
+    complains(train(f"data.root={tmp_path}/nowhere"), f"{tmp_path}/nowhere", "data.root")
+
+
+def test_missing_list(train, tmp_path):
+    complains(train(f"data.train_list={tmp_path}/nowhere.txt"), f"{tmp_path}/nowhere.txt", "docs/data.md")
+
+
+def test_list_line_that_points_nowhere(train, spoilt):
+    path = spoilt / "lists" / "train.txt"
+    lines = path.read_text().splitlines()
+    lines[4] = "JPEGImages/gone.jpg SegmentationClassAug/gone.png"
+    path.write_text("\n".join(lines))
+    complains(train(root=spoilt), f"{spoilt}/lists/train.txt:5:", f"{spoilt}/JPEGImages/gone.jpg", "data.root")
+
+
+def test_list_line_with_three_fields(train, spoilt):
+    path = spoilt / "lists" / "val.txt"
+    path.write_text(path.read_text() + "JPEGImages/a.jpg SegmentationClassAug/a.png extra\n")
+    complains(train(root=spoilt), f"{path}:41:", "extra", "an image and a mask")
+
+
+def test_image_and_mask_of_different_sizes_found_by_a_loader_process(train, spoilt):
+    for image in every_image(spoilt, "train"):
+        cv2.imwrite(str(image), np.zeros((50, 40, 3), np.uint8))
+    complains(train("data.workers=1", root=spoilt), f"{spoilt}/SegmentationClassAug/train_", "64x64", "40x50",
+              "not the right one")
+
+
+def test_truncated_jpeg_in_training(train, spoilt):
+    for image in every_image(spoilt, "train"):
+        image.write_bytes(image.read_bytes()[:-200])
+    complains(train(root=spoilt), f"{spoilt}/JPEGImages/train_", "cut short", "again")
+
+
+def test_mask_class_out_of_range(train, spoilt):
+    path = spoilt / "SegmentationClassAug" / "train_000007.png"
+    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    mask[0, :3] = 21
+    cv2.imwrite(str(path), mask)
+    complains(train(root=spoilt), path, "class 21", "0 to 20", "data.classes")
+
+
+def test_empty_fold(train):
+    complains(train("data.min_pixels=1000000"), "lists/train.txt", "fold 0 is empty", "1000000", "data.min_pixels")
+
+
+def test_fold_that_is_not_there(train):
+    complains(train("fold=7"), "fold=7", "0 to 3")
+
+
+# Weights and checkpoints
+
+def test_missing_clip_weights(train, tmp_path):
+    complains(train(f"model.clip={tmp_path}/ViT-B-16.pt"), f"{tmp_path}/ViT-B-16.pt",
+              "https://openaipublic.azureedge.net/clip/models/"
+              "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt")
+
+
+def test_checkpoint_of_another_architecture(final_test, stopped_run):
+    best = stopped_run[0] / "checkpoints" / "best.pt"
+    complains(final_test(f"weights={best}", "model.interactor_layers=1"), best, "another architecture", "interactor",
+              "config.yaml")
+
+
+def test_missing_checkpoint(final_test, tmp_path):
+    complains(final_test(f"weights={tmp_path}/nowhere.pt"), f"{tmp_path}/nowhere.pt", "weights=")
+
+
+def test_no_checkpoint_given(final_test):
+    complains(final_test(), "weights=", "checkpoint")
+
+
+def test_clip_weights_given_as_checkpoint(final_test, tiny_clip):
+    complains(final_test(f"weights={tiny_clip}"), tiny_clip, "not a checkpoint", "best.pt")
+
+
+@pytest.mark.parametrize("data", [b"", b"best.pt was the good one", b"PK\x03\x04 half an archive"])
+def test_a_file_that_is_no_checkpoint(tmp_path, data):
+    (tmp_path / "odd.pt").write_bytes(data)
+    with pytest.raises(UserError, match="odd.pt: not a checkpoint.*try another"):
+        checkpoint.read(tmp_path / "odd.pt", "try another")
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path(tmp_path / "sprung").touch, ())
+    torch.save({"model": Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(UserError, match="trap.pt"):
+        checkpoint.read(tmp_path / "trap.pt", "try another")
+    assert not (tmp_path / "sprung").exists()
+
+
+# Options and runs
+
+def test_misspelt_option(train):
+    complains(train("train.Ir=1e-3"), "'train.Ir'", "'train.lr'")
+
+
+def test_resume_with_other_options(run_script, stopped_run):
+    folder, options = stopped_run
+    result = run_script("train.py", *CONFIG, *options, f"resume={folder}", "train.lr=0.5", "fold=1")
+    complains(result, folder, "train.lr (then 0.001, now 0.5)", "fold (then 0, now 1)", "new run")
+
+
+def test_run_name_that_is_taken(run_script, stopped_run):
+    folder, options = stopped_run
+    complains(run_script("train.py", *CONFIG, *options), folder, f"resume={folder}", "run=")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_device_that_is_not_there(train):
+    complains(train("device=cuda"), "device=cuda", "device=cpu")
+
+
+def test_tf32_is_for_cuda_and_off_unless_asked_for(train):
+    complains(train("precision=tf32"), "precision=tf32", "precision=fp32", "CUDA")
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    try:
+        for precision, allowed in (("tf32", True), ("fp32", False), ("bf16", False)):
+            set_tf32(torch.device("cuda"), precision)
+            assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (allowed, allowed)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+# Disks
+
+def test_full_disk_while_a_checkpoint_is_written(run_script, stopped_run, tmp_path):
+    """A limit on the size of files stands for the disk: logs fit, last.pt does not."""
+    folder = Path(shutil.copytree(stopped_run[0], tmp_path / "run"))  # elsewhere, but that does not matter to resume=
+    last = folder / "checkpoints" / "last.pt"
+    before, files = last.read_bytes(), sorted(path.name for path in last.parent.iterdir())
+    limit = len(before) // 4
+    result = run_script("train.py", *CONFIG, *stopped_run[1], f"resume={folder}",
+                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    complains(result, last, "could not be written", "intact", "free some space", "resume=")
+    assert last.read_bytes() == before
+    assert sorted(path.name for path in last.parent.iterdir()) == files, "no half-written file is left"
+    assert {"model", "optimizer", "at"} <= checkpoint.read(last, "").keys()
+
+
+def test_full_disk_that_takes_not_even_a_log_line(run_script, stopped_run, tmp_path):
+    folder = Path(shutil.copytree(stopped_run[0], tmp_path / "run"))
+    limit = (folder / "log.txt").stat().st_size
+    result = run_script("train.py", *CONFIG, *stopped_run[1], f"resume={folder}",
+                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    complains(result, folder, "free some space")
+
+
+CURVES = """
+import resource, sys
+from pathlib import Path
+from util.runtime.errors import run_main
+from util.run.folder import Run
+
+def main():
+    run = Run(Path(sys.argv[1]), fresh=True)
+    run.open_events(0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    for step in range(1000):
+        run.scalars({"train/loss": 1.0}, step)
+    run.close()
+
+run_main(main)
+"""
+
+
+def test_full_disk_while_curves_are_written(script_environment, tmp_path):
+    """A writer that fails in a thread of its own would leave the run waiting for it for ever."""
+    result = subprocess.run([sys.executable, "-c", CURVES, tmp_path / "run"], cwd=ROOT, env=script_environment,
+                            capture_output=True, text=True, timeout=60)
+    complains(result, tmp_path / "run", "free some space")
+
+
+def test_a_folder_for_runs_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="exp="):
+        Run(tmp_path / "file" / "shapes" / "run", fresh=True)
+
+
+# What has no script of its own
+
+@pytest.mark.parametrize("part", ["JPEGImages/b.jpg", "SegmentationClassAug/b.png"])
+def test_a_list_names_the_missing_file_and_the_line(tmp_path, part):
+    for folder in ("JPEGImages", "SegmentationClassAug"):
+        (tmp_path / folder).mkdir()
+    for name in ("JPEGImages/a.jpg", "JPEGImages/b.jpg", "SegmentationClassAug/a.png", "SegmentationClassAug/b.png"):
+        cv2.imwrite(str(tmp_path / name), np.zeros((4, 4), np.uint8))
+    (tmp_path / part).unlink()
+    (tmp_path / "list.txt").write_text("JPEGImages/a.jpg SegmentationClassAug/a.png\n\n"
+                                       "JPEGImages/b.jpg SegmentationClassAug/b.png\n")
+    with pytest.raises(UserError) as caught:
+        read_index(tmp_path, tmp_path / "list.txt", 20)
+    assert f"{tmp_path}/list.txt:3:" in str(caught.value), "the line's number in the file, blank lines included"
+    assert f"{tmp_path}/{part}" in str(caught.value)
+
+
+def test_a_message_of_several_lines_becomes_one(capsys):
+    def main():
+        raise UserError("a.yaml: not valid YAML:\n  in line 3\n    here")
+    with pytest.raises(SystemExit) as left:
+        run_main(main)
+    assert left.value.code == 2
+    assert capsys.readouterr().err == "error: a.yaml: not valid YAML: in line 3 here\n"
+
+
+# As in an active environment, which is this one.
+ACTIVE = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
+
+
+@pytest.mark.parametrize("command, environment, named", [
+    (["train.sh", "nosuch"], {}, "config/nosuch/esda.yaml"), (["train.sh", "shapes", "7"], ACTIVE, "fold '7' is none of 0"),
+    (["test.sh", "shapes", "last"], ACTIVE, "fold 'last' is none of 0"),
+    (["train.sh"], {"NPROC": "two"}, "NPROC=two"), (["test.sh", "shapes", "0"], {"NPROC": "0"}, "NPROC=0"), (["test.sh", "shapes"], {}, "usage")])
+def test_the_shell_scripts_refuse_in_one_line(command, environment, named):
+    done = subprocess.run(["bash", *command], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and named in done.stderr
+
+
+def test_a_checkpoint_on_other_clip_weights_is_refused():
+    with pytest.raises(UserError, match="last.pt: was trained on other CLIP weights.*model.clip"):
+        checkpoint.restore(torch.nn.Identity(), {"clip": "one", "model": {}}, "last.pt", clip="another")

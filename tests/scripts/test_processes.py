@@ -1,0 +1,273 @@
+"""Several processes: the same numbers as one, one that speaks and writes, and an end for all when one is lost.
+
+Run by util.runtime.launch as a script, this file evaluates in each of them (``python tests/test_processes.py OPTIONS...``).
+"""
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event
+
+from data.dataset import TrainBatches
+from data.fold import FoldData
+from model.build import build_model, embed_names
+from util.config import ROOT, Config, load
+from util.results.final import _test_generalised, _test_names
+from util.run import checkpoint
+from util.runtime.device import make_deterministic
+from util.runtime.errors import UserError
+from util.runtime.processes import ALONE, Processes
+
+CONFIG = "config/shapes/esda.yaml"
+LAUNCH = [sys.executable, "-m", "util.runtime.launch", "2"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+TRAIN = ["train.py", "--config", CONFIG]
+
+
+@pytest.fixture(scope="module")
+def options(options_for, tiny_shapes, tmp_path_factory) -> list[str]:
+    """A recipe whose predictions are not yet all background, with dropout and text noise; tests add exp= and run=."""
+    return [*options_for(tiny_shapes, tmp_path_factory.mktemp("unused")), "eval.name_check=true", "model.dropout=0.3",
+            "train.text_noise=0.5", "train.optimizer=sgd", "train.lr=0.01"]
+
+
+@pytest.fixture(scope="module")
+def environment(script_environment) -> dict[str, str]:
+    """As in an active environment, with the checkout's packages for scripts in tests/."""
+    return {**script_environment, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def start(environment):
+    """start(command, options, exp) starts a run that is named "it" in ``exp``."""
+    started = []
+
+    def start(command, options, exp, *more) -> subprocess.Popen:
+        started.append(subprocess.Popen([*command, *options, f"exp={exp}", "run=it", *more], cwd=ROOT, env=environment,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()  # where a test has failed
+
+
+@pytest.fixture(scope="module")
+def finish(start):
+    """As ``start``, to a good end; returns the run's folder."""
+    def finish(*arguments) -> Path:
+        process = start(*arguments)
+        said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        return folder(arguments[2])
+    return finish
+
+
+def folder(exp: Path) -> Path:
+    return exp / "shapes/esda/fold0/it"
+
+
+@pytest.fixture(scope="module")
+def alone(finish, options, tmp_path_factory) -> Path:
+    return finish([sys.executable, *TRAIN], options, tmp_path_factory.mktemp("alone"))
+
+
+def losses(run: Path) -> dict[int, float]:
+    """{iteration: loss} as TensorBoard would show it."""
+    found = {}
+    for file in sorted((run / "events").iterdir()):
+        data, at = file.read_bytes(), 0
+        while at < len(data):
+            length, = struct.unpack_from("<Q", data, at)
+            event = Event.FromString(data[at + 12:at + 12 + length])
+            found.update((event.step, v.simple_value) for v in event.summary.value if v.tag == "train/loss")
+            at += 16 + length
+    return found
+
+
+def same(run: Path, other: Path) -> None:
+    """Same losses and scores but for rounding; everything written is there, once."""
+    assert losses(run).keys() == {0, 1, 2, 3} and losses(run) == pytest.approx(losses(other), rel=1e-4)
+    one, two = (json.loads((r / "results.json").read_text()) for r in (run, other))
+    assert two["miou"] > 1 and one["samples"] == two["samples"] == 29
+    assert one["absent_name_samples"] == two["absent_name_samples"] and one["best_epoch"] == two["best_epoch"]
+    for key in ("miou", "fb_iou", "absent_name_miou", "per_class"):  # a pixel on the edge may fall either way
+        assert one[key] == pytest.approx(two[key], abs=0.1)
+    assert one["name_auc"] == pytest.approx(two["name_auc"], abs=1e-4)
+    assert one["name_auc_samples"] == two["name_auc_samples"] and list(one["panels"]) == list(two["panels"])
+    a, b = (checkpoint.read(r / "checkpoints/last.pt", "") for r in (run, other))
+    assert torch.equal(a["rng"], b["rng"]) and a["at"] == b["at"]
+    for name, tensor in a["model"].items():
+        assert torch.allclose(tensor, b["model"][name], rtol=1e-3, atol=1e-5), name
+    assert {p.relative_to(run) for p in run.rglob("*") if p.parent.name != "events"} == \
+        {p.relative_to(other) for p in other.rglob("*") if p.parent.name != "events"}
+
+
+def test_two_processes_train_to_the_numbers_of_one(alone, options, environment, tmp_path):
+    """By train.sh and in micro-batches of half a process's part; rank 0 alone speaks and writes."""
+    done = subprocess.run(["bash", "train.sh", "shapes", "0", *options, f"exp={tmp_path}", "run=it",
+                           "train.micro_batch=2"], cwd=ROOT, env={**environment, "NPROC": "2"}, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    same(folder(tmp_path), alone)
+    assert done.stdout.count("epoch 1/2") == 1 and "2 processes" in done.stdout and "Traceback" not in done.stderr
+    log = (folder(tmp_path) / "log.txt").read_text()
+    assert log.count("epoch 1/2") == 1 and len(list((folder(tmp_path) / "events").iterdir())) == 1
+    assert json.loads((folder(tmp_path) / "results.json").read_text())["machine"].startswith("2 processes")
+
+
+def wait_for(what, process, seconds=300):
+    end = time.monotonic() + seconds
+    while not what():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def in_training(exp: Path) -> bool:
+    """Whether the last checkpoint is from inside the first epoch, or later."""
+    file = folder(exp) / "checkpoints/last.pt"
+    if not file.is_file():
+        return False
+    at = torch.load(file, weights_only=True)["at"]
+    return (at["epoch"], at["step"]) >= (0, 1)
+
+
+def ranks(launcher: subprocess.Popen) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
+
+
+def test_two_stop_together_and_one_goes_on(alone, start, finish, options, tmp_path):
+    process = start([*LAUNCH, *TRAIN], options, tmp_path, "train.checkpoint_minutes=0")
+    wait_for(lambda: in_training(tmp_path), process)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 143 and said.count("resume=") == 1 and "Traceback" not in said
+    same(finish([sys.executable, *TRAIN], options, tmp_path, f"resume={folder(tmp_path)}"), alone)
+
+
+def test_one_is_killed_and_two_go_on_under_torchrun(alone, start, finish, options, tmp_path):
+    process = start([sys.executable, *TRAIN], options, tmp_path, "train.checkpoint_minutes=0")
+    wait_for(lambda: in_training(tmp_path), process)
+    process.kill()
+    process.communicate()
+    same(finish([*TORCHRUN, *TRAIN], options, tmp_path, f"resume={folder(tmp_path)}"), alone)
+
+
+def test_a_lost_rank_ends_the_run_with_its_reason(start, options, tmp_path):
+    process = start([*LAUNCH, *TRAIN], options, tmp_path, "train.epochs=1000", "data.workers=1")
+    wait_for((folder(tmp_path) / "checkpoints/best.pt").is_file, process)
+    first, second = ranks(process)
+    os.kill(second, signal.SIGKILL)
+    said = process.communicate(timeout=20)[1]  # which ends when all that share the pipes have, loader workers too
+    assert process.returncode == 137 and not Path(f"/proc/{first}").exists()
+    line, = [line for line in said.splitlines() if line and not line.startswith(("indexed ", "epoch "))]
+    assert line.startswith("error: rank 1 of 2 was killed by SIGKILL") and "resume=" in line
+
+
+@pytest.mark.parametrize("mistake, named", [("trian.lr=1", "train.lr"), ("train.batch_size=9", "8 or 10")])
+def test_a_mistake_of_all_is_told_once(mistake, named, start, options, tmp_path):
+    process = start([*LAUNCH, *TRAIN], options, tmp_path, mistake)
+    output, said = process.communicate(timeout=300)
+    assert process.returncode == 2 and output == "" and not folder(tmp_path).exists()
+    line, = [line for line in said.splitlines() if line and not line.startswith("indexed ")]
+    assert line.startswith("error: ") and named in line
+
+
+@pytest.mark.parametrize("script, status, said", [
+    ("pass", 0, ""),
+    ("if rank: sys.exit('error: bad.jpg is cut short')", 1, "error: bad.jpg is cut short\nerror: rank 1 of 2 ended"),
+    ("if rank: print('warning\\nerror: bad.jpg', file=sys.stderr); sys.exit(2)\ntime.sleep(60)", 2, "error: bad.jpg\n"),
+    ("if rank: 1 / 0\ntime.sleep(60)", 1, "Traceback"),
+    ("if not rank: print('error: full', file=sys.stderr); sys.exit(2)\ntime.sleep(60)", 2, "error: full\n"),
+    ("if rank: os.kill(os.getpid(), signal.SIGSEGV)\ntime.sleep(60)", 139, "error: rank 1 of 2 was killed by SIGSEGV"),
+])
+def test_the_launcher_tells_one_reason(script, status, said):
+    began = time.monotonic()
+    done = subprocess.run([*LAUNCH, "-c", "import os, signal, sys, time\nrank = int(os.environ['RANK'])\n" + script],
+                          cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == status and done.stderr.strip().startswith(said.strip())
+    assert said.count("\n") == 0 or done.stderr.count("error: ") == said.count("error: ")
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_reaches_every_rank_once(number, status, tmp_path):
+    script = ("import pathlib, os, signal, sys, time\nseen = []\n"
+              "for number in (signal.SIGINT, signal.SIGTERM): signal.signal(number, lambda n, _: seen.append(n))\n"
+              f"note = pathlib.Path({str(tmp_path)!r}, os.environ['RANK']); note.touch()\n"
+              "while not seen: time.sleep(0.01)\n"
+              "time.sleep(0.5); note.write_text(repr([int(n) for n in seen])); sys.exit(128 + seen[0])")
+    process = subprocess.Popen([*LAUNCH, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 2, process)
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[1] == "" and process.returncode == status
+    assert [(tmp_path / rank).read_text() for rank in "01"] == [f"[{int(number)}]"] * 2
+
+
+# Evaluation
+
+def scores(options: list[str], processes: Processes) -> list:
+    """Several draws, a manifest of one sample (so that rank 1 has nothing), every image once: each with what is kept."""
+    out = []
+    for test, *more in ((_test_names, "eval.protocol=episodic", "eval.samples=7", "eval.draws=3"),
+                        (_test_names, f"eval.manifest={options[-1]}"),
+                        (_test_generalised, "eval.protocol=generalised", "eval.images=5")):
+        cfg = load(Config, CONFIG, [*options[:-1], "eval.batch_size=1", *more])
+        make_deterministic(cfg.seed)
+        data = FoldData(cfg, processes)
+        model, _ = build_model(cfg.model)
+        text = embed_names(model.text_encoder, data.classes.names, cfg.model)
+        found, kept = test(model, text, data, cfg, torch.device("cpu"), torch.inference_mode())
+        out.append([found, [[*sample, float(p.evidence.sum())] for sample, p in kept.items()]])
+    return json.loads(json.dumps(out))
+
+
+def test_shared_evaluation_counts_every_sample_once(options, tiny_shapes, tmp_path, environment, run_script):
+    listed = run_script("data.manifest", "--config", CONFIG, *options, "eval.protocol=episodic", "eval.samples=1")
+    assert listed.returncode == 0, listed.stderr
+    manifest = tmp_path / "one.txt"
+    manifest.write_text(listed.stdout)
+    arguments = [*options, str(manifest)]
+    done = subprocess.run([*LAUNCH, __file__, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in each of the two: a sum's rounding depends on it
+    try:
+        expected = scores(arguments, ALONE)
+    finally:
+        torch.set_num_threads(threads)
+    assert json.loads(done.stdout) == expected  # bit for bit
+    assert [found["samples"] for found, _ in expected] == [7, 1, 5] and len(expected[0][1]) == 4
+
+
+def test_shares_hold_every_item_once_and_in_order(monkeypatch):
+    items, count = list("abcdefg"), 3
+    parts = [Processes(rank, count).share(items) for rank in range(count)]
+    assert sorted(sum(parts, [])) == items
+    processes = Processes(0, count)
+    monkeypatch.setattr(processes, "gather", lambda part: parts)
+    assert processes.whole(parts[0]) == items
+
+
+def test_parts_of_batches_make_the_batch():
+    whole = list(TrainBatches(10, 6, 24, seed=1))
+    parts = [list(TrainBatches(10, 6, 24, 1, rank, 3)) for rank in range(3)]
+    assert len(whole) == 4 and [sum(together, []) for together in zip(*parts, strict=True)] == whole
+    with pytest.raises(UserError, match="batch_size=2.*among 3; take 3"):
+        TrainBatches(10, 2, 24, 1, 0, 3)
+
+
+if __name__ == "__main__":
+    together = Processes.join(torch.device("cpu"))
+    found = scores(sys.argv[1:], together)
+    print(json.dumps(found))
+    together.close()

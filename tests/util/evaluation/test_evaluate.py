@@ -1,0 +1,149 @@
+"""The evaluator: at the original size, the same in any batches, counting what it should."""
+import contextlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, train_loader
+from data.folds import Classes
+from data.index import Index, read_index
+from data.samples import Sample, exhaustive, train_images
+from util.config import ROOT, Augment
+from util.evaluation.evaluate import absent_names, evaluate, predict
+from util.results.final import watch
+
+PLAIN = contextlib.nullcontext()
+
+
+class Oracle(torch.nn.Module):
+    """Foreground where the red channel holds the class id that the "text" names: 10 times the id."""
+
+    def forward(self, images, text):
+        red = images[:, 0].float()
+        hit = ((red - 10 * text.view(-1, 1, 1)).abs() < 5).float()
+        out = torch.stack([1 - hit, hit], dim=1)
+        return type("Out", (), {"logits": out, "prior": hit[:, None]})
+
+
+@pytest.fixture
+def painted(tmp_path):
+    """Pictures of several odd sizes whose red channel is 10 times the mask, and their index."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for i, (height, width) in enumerate([(64, 64), (64, 40), (30, 64), (64, 64)]):
+        mask = np.zeros((height, width), np.uint8)
+        mask[5:25, 5:20] = 1 + i % 2
+        mask[5:25, 22:36] = 3
+        mask[4, :] = 255
+        image = np.stack([rng.integers(0, 255, mask.shape), rng.integers(0, 255, mask.shape), 10 * (mask % 255)], axis=-1)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image.astype(np.uint8))
+        cv2.imwrite(str(tmp_path / f"{i}_mask.png"), mask)
+        lines.append(f"{i}.png {i}_mask.png\n")
+    (tmp_path / "list.txt").write_text("".join(lines))
+    return tmp_path, read_index(tmp_path, tmp_path / "list.txt", 3), Classes(["a", "b", "c"], ((1, 2, 3),))
+
+
+def scored(painted, batch_size=2, workers=0, asked=None, **options):
+    root, index, classes = painted
+    samples = exhaustive(index, (1, 2, 3), 1)
+    if asked is not None:
+        samples = list(asked)
+    loader = eval_loader(EvalDataset(root, index, samples, 3, 64, (0, 0, 0)), batch_size, workers)
+    text = torch.tensor([1.0, 2.0, 3.0])
+    stream = predict(Oracle(), text, loader, torch.device("cpu"), PLAIN, "test", asked)
+    return evaluate(stream, (1, 2, 3), classes, "exhaustive", **options)
+
+
+def test_an_oracle_scores_a_hundred_at_every_size(painted):
+    result = scored(painted, name_auc=True)
+    assert result["samples"] == 8 and result["protocol"] == "exhaustive"
+    assert result["miou"] == result["fb_iou"] == 100 and set(result["per_class"]) == {"a", "b", "c"}
+    assert result["name_auc"] == 1 and result["name_auc_samples"] == 8
+
+
+@pytest.mark.parametrize("batch_size, workers", [(1, 0), (8, 0), (3, 2)])
+def test_batches_and_workers_change_nothing(painted, batch_size, workers):
+    assert scored(painted, batch_size, workers) == scored(painted)
+
+
+def test_the_name_of_an_absent_class_finds_nothing(painted):
+    _, index, _ = painted
+    samples = exhaustive(index, (1, 2), 1)
+    asked = absent_names(samples, index.pixels, (1, 2), seed=0)
+    assert asked == {Sample(0, 1): 2, Sample(1, 2): 1, Sample(2, 1): 2, Sample(3, 2): 1}
+    assert scored(painted, asked=asked)["miou"] == 0
+
+
+def test_the_index_counts_pixels_and_is_kept(painted):
+    root, index, _ = painted
+    assert index.pixels[0].tolist() == [64 * 64 - 64 - 20 * 15 - 20 * 14, 300, 0, 280]
+    kept = list((root / "index").iterdir())
+    read_index(root, root / "list.txt", 3)
+    assert list((root / "index").iterdir()) == kept
+    mask = cv2.imread(str(root / "0_mask.png"), cv2.IMREAD_UNCHANGED)
+    mask[30:40] = 2
+    cv2.imwrite(str(root / "0_mask.png"), mask)
+    assert read_index(root, root / "list.txt", 3).pixels[0, 2] == 640  # the mask has changed, so the index has
+
+
+def test_watch_keeps_the_chosen_and_passes_all(painted):
+    root, index, _ = painted
+    samples = exhaustive(index, (3,), 1)
+    loader = eval_loader(EvalDataset(root, index, samples, 3, 64, (0, 0, 0)), 2, 0)
+    kept = {}
+    stream = predict(Oracle(), torch.tensor([1.0, 2, 3]), loader, torch.device("cpu"), PLAIN, "test")
+    assert len(list(watch(stream, samples[1:2], kept))) == len(samples)
+    assert list(kept) == samples[1:2] and kept[samples[1]].mask.shape == (64, 40)
+
+
+def test_evaluation_leaves_the_models_mode_alone(painted):
+    model = Oracle().train()
+    root, index, classes = painted
+    loader = eval_loader(EvalDataset(root, index, exhaustive(index, (3,), 1), 3, 64, (0, 0, 0)), 2, 0)
+    evaluate(predict(model, torch.tensor([1.0, 2, 3]), loader, torch.device("cpu"), PLAIN, "test"), (3,), classes, "x")
+    assert model.training
+
+
+def epochs(tiny_shapes, workers: int, first: int = 0):
+    """Every batch of two epochs of the tiny set, the first epoch from batch ``first`` on."""
+    root = tiny_shapes
+    classes = Classes.read(ROOT / "lists/shapes/classes.yaml")
+    index = read_index(root, root / "lists/train.txt", 20)
+    images = train_images(index, classes, 0, 32, "seen")
+    options = Augment([0.9, 1.1], 10, 0.5, 3, 0.5, 0.5, 0.85, 30)
+    dataset = TrainDataset(str(root), index, images, 20, 64, (0, 0, 0), options, seed=1)
+    batches = TrainBatches(len(dataset), 4, 24, seed=1)
+    loader = train_loader(dataset, batches, workers)
+    out = []
+    for epoch in range(2):
+        batches.start(epoch, first if epoch == 0 else 0)
+        out += list(loader)
+    return out
+
+
+def test_training_batches_are_a_function_of_seed_epoch_and_place(tiny_shapes):
+    alone, shared, later = epochs(tiny_shapes, 0), epochs(tiny_shapes, 2), epochs(tiny_shapes, 0, first=4)
+    assert len(alone) == 12 and len(later) == 8
+    for a, b in zip(alone, shared, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b))
+    for a, b in zip(alone[4:], later, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b))
+    assert not torch.equal(alone[0].images, alone[6].images)
+    unseen = {1, 2, 3, 4, 5}
+    assert not unseen & {int(c) for b in alone for c in b.class_ids}
+    assert all(set(b.targets.unique().tolist()) <= {0, 1, 255} for b in alone)
+
+
+def test_pixels_of_ignored_classes_never_train(tmp_path):
+    """An image of classes 1 and 6: with 1 to 5 ignored, the target of 6 has 255 where 1 is, and 0 only on the ground."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:20], mask[40:] = 1, 6
+    cv2.imwrite(str(tmp_path / "a.png"), mask)
+    cv2.imwrite(str(tmp_path / "a.jpg"), np.full((64, 64, 3), 90, np.uint8))
+    index = Index("list", [("a.jpg", "a.png")], np.bincount(mask.ravel(), minlength=21)[None])
+    images = train_images(index, Classes.read(ROOT / "lists/pascal/classes.yaml"), 0, 128, "ignore")
+    options = Augment([1.0, 1.0], 0, 0, 3, 0, 0, 0.85, 30)
+    target = TrainDataset(str(tmp_path), index, images, 20, 64, (0, 0, 0), options, seed=1)[0, 0, 0][1]
+    assert target[:20].eq(255).all() and target[20:40].eq(0).all() and target[40:].eq(1).all()

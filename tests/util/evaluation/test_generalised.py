@@ -1,0 +1,122 @@
+"""One label a pixel out of all classes: shared work changes no number, the rule by hand, the script end to end."""
+import json
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import EvalBatch
+from data.folds import Classes
+from data.samples import Sample
+from data.transform import unfit
+from model.build import build_model, embed_names
+from util.config import BASE, ROOT, Config, load
+from util.evaluation.generalised import evaluate_generalised, label_images
+from util.evaluation.metric import harmonic
+
+NAMES = Classes.read(ROOT / "lists/shapes/classes.yaml")
+
+
+@pytest.fixture(params=["[1, 2, 3]", "[3]", "[]"])
+def model_and_text(request, tiny_clip):
+    torch.manual_seed(0)
+    options = load(Config, BASE, [f"model.clip={tiny_clip}", "model.size=64", f"model.replace_indices={request.param}"]).model
+    model, _ = build_model(options)
+    for branch in model.image_encoder.branches.values():
+        torch.nn.init.normal_(branch.up, std=0.05)  # at the start the branches are silent
+    return model.eval(), embed_names(model.text_encoder, NAMES.names, options)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 20])
+@torch.inference_mode()
+def test_sharing_the_blocks_before_the_text_changes_no_number(model_and_text, chunk):
+    model, text = model_and_text
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    together = torch.cat(list(model.all_names(images, text, chunk)), dim=1)           # (2, 20, 64, 64)
+    assert together.shape == (2, 20, 64, 64)
+    for k in (0, 6, 7, 19):
+        logits = model(images, text[torch.tensor([k, k])]).logits
+        torch.testing.assert_close(together[:, k], logits[:, 1] - logits[:, 0], rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_presence_is_clips_own_verdict_on_the_region(model_and_text, tiny_clip):
+    """A name found in two patches and in nothing else: these two, averaged and classified by CLIP."""
+    from model.clip.weights import build_clip, read_clip
+    model, text = model_and_text
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    clip = build_clip(read_clip(tiny_clip), 64).eval()
+    patches = torch.nn.functional.normalize(clip.visual.project(clip.visual(model.normalise(images))[:, 1:]), dim=-1)
+    side = round(patches.shape[1] ** 0.5)
+    size = 64 // side
+    evidence = torch.full((2, 3, 64, 64), -50.0)
+    evidence[:, :, :size, :2 * size] = 50.0                      # the first two patches
+    found = model.presence(model.clip_patches(images), evidence, text, first=4)
+    names = torch.nn.functional.normalize(text.cls, dim=-1)
+    region = torch.nn.functional.normalize(patches[:, 0] + patches[:, 1], dim=-1)
+    expected = (clip.logit_scale.exp() * region @ names.T).log_softmax(-1)[:, 4:7]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+class Known(torch.nn.Module):
+    """Evidence and presence as they are told: names 1 and 2 on the left and the right, name 3 everywhere."""
+
+    def __init__(self, absent: float):
+        super().__init__()
+        self.absent = absent
+
+    def all_names(self, images, text, chunk):
+        evidence = torch.full((len(images), 3, 4, 4), -1.0)
+        evidence[:, 0, :2, :2], evidence[:, 1, :2, 2:], evidence[:, 2, :3] = 1.0, 1.0, 2.0
+        for first in range(0, 3, chunk):
+            yield evidence[:, first:first + chunk]
+
+    def clip_patches(self, images):
+        return images
+
+    def presence(self, patches, evidence, text, first):
+        return torch.tensor([[0.0, 0.0, self.absent]])[:, first:first + evidence.shape[1]]
+
+
+@pytest.mark.parametrize("absent, weight, third", [(0.0, 1.0, 3), (-1.5, 0.5, 3), (-1.5, 1.0, 3), (-3.0, 1.0, 0), (-3.0, 0.0, 3)])
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_a_name_that_is_not_in_the_image_must_make_up_for_it(absent, weight, third, chunk):
+    """Name 3's evidence of 2 less what its absence costs: above 1 it takes all three rows, above 0 the third alone."""
+    batch = EvalBatch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(4, 4)], [np.zeros((4, 4), np.uint8)], [Sample(0, 0)], unfit)
+    text = type("Text", (), {"cls": torch.zeros(3, 2)})
+    (labels, _), = label_images(Known(absent), text, [batch], torch.device("cpu"), nullcontext(), weight, chunk, "test")
+    left = 2 + weight * absent  # of name 3
+    top = [3, 3, 3, 3] if left > 1 else [1, 1, 2, 2]
+    assert labels.tolist() == [top, top, [third] * 4, [0] * 4]
+
+
+def test_scores_by_hand():
+    mask = np.array([[1, 1, 2, 2], [3, 3, 0, 255]], np.uint8)
+    labels = np.array([[1, 1, 2, 0], [1, 3, 0, 3]])
+    classes = Classes(["a", "b", "c", "d"], ((1,), (2,), (3,), (4,)))
+    scores = evaluate_generalised(iter([(labels, mask)]), (2, 3, 4), (1,), classes)
+    assert scores["miou"] == pytest.approx(100 * 2 / 3) and scores["seen_miou"] == pytest.approx(50)
+    assert scores["hiou"] == pytest.approx(harmonic(200 / 3, 50)) and scores["pixel_accuracy"] == pytest.approx(100 * 5 / 7)
+    assert scores["background_iou"] == pytest.approx(50) and scores["per_class"].keys() == {"a", "b", "c"}
+    assert scores["fb_iou"] == pytest.approx((50 + 100 * 5 / 6) / 2)
+
+
+def test_the_script_scores_it(run_script, tiny_options, tmp_path):
+    trained = run_script("train.py", "--config", "config/shapes/esda.yaml", *tiny_options, "train.epochs=1")
+    assert trained.returncode == 0, trained.stderr
+    weights = next(tmp_path.rglob("best.pt"))
+    found = []
+    for chunk in (3, 20):
+        done = run_script("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}", "run=g",
+                          "eval.protocol=generalised", f"eval.chunk={chunk}", f"exp={tmp_path / str(chunk)}", "eval.images=12")
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(next((tmp_path / str(chunk)).rglob("results.json")).read_text()))
+    assert found[0]["protocol"] == "generalised" and found[0]["samples"] == 12 and "hIoU" in done.stdout
+    for key in ("miou", "seen_miou", "hiou", "pixel_accuracy"):
+        assert found[0][key] == pytest.approx(found[1][key], abs=1e-6)
+
+
+def test_a_baseline_without_evidence_is_refused(run_script, tiny_options):
+    done = run_script("test.py", "--config", "config/shapes/everything.yaml", *tiny_options, "eval.protocol=generalised")
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: eval.protocol=generalised")
