@@ -25,6 +25,7 @@ from util.config import Config, from_command_line
 from util.results.pictures import labelled, png, sheet
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, run_main
+from util.runtime.markdown import markdown_table
 from util.runtime.progress import progress
 
 PICTURES = 12
@@ -89,10 +90,6 @@ def class_rows(train: Index, val: Index, classes: Classes, min_pixels: int) -> l
     return [[c, name, fold_of.get(c, "-"), present[0][c], present[1][c]] for c, name in enumerate(classes.names, start=1)]
 
 
-def markdown(heads: list[str], rows: list[list]) -> str:
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [heads, ["---"] * len(heads), *rows])
-
-
 def told(figure: Figure) -> str:
     """A figure in words: right, or off by how much and why that may be."""
     if figure.found == figure.known:
@@ -126,15 +123,16 @@ def verify(name: str, cfg: Config) -> list[str]:
     lines = [told(Figure(*figure)) for figure in figures]
     digests = [f"masks of {Path(f).name}: sha256 {d}" for f, d in
                ((cfg.data.train_list, train_digest), (cfg.data.val_list, val_digest))]
-    table = markdown(["fold", "training images", "test images", "test pairs", "pairs of any area"], folds)
+    table = markdown_table(["fold", "training images", "test images", "test pairs", "pairs of any area"], folds)
     head = (f"{name}: {len(train.pairs):,} training and {len(val.pairs):,} validation pairs in {cfg.data.root}, "
             f"classes present from {cfg.data.min_pixels} px on, training on {cfg.data.train_classes!r}")
     print(f"{head}\nread in {seconds:.1f} s ({pairs / seconds:.0f} pairs/s on {cores()} cores)\n" + "\n".join(lines)
           + f"\n\n{table}\n\n" + "\n".join(digests))
     by_class = class_rows(train, val, classes, cfg.data.min_pixels)
     folder = Path(cfg.data.root) / "verify"
-    report = [f"# {head}", "", *lines, "", table, "", markdown(["id", "class", "fold", "training list", "validation list"],
-                                                               by_class), "", *digests, "", *(problems or ["No problems."])]
+    table_of_classes = markdown_table(["id", "class", "fold", "training list", "validation list"], by_class)
+    report = [f"# {head}", "", *lines, "", table, "", table_of_classes, "", *digests, "",
+              *(problems or ["No problems."])]
     write_bytes_atomically(folder / "report.md", ("\n".join(report) + "\n").encode())
     good = np.flatnonzero(val.pixels[:, 1:].any(axis=1)).tolist()
     if good:

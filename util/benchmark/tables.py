@@ -1,7 +1,7 @@
 """What was measured, as Markdown."""
 from util.benchmark.cards import CARDS, RESERVED
 from util.benchmark.switches import EVAL, GENERALISED, LEVERS, OPTIONS, TRAIN, WORDS
-from util.results.markdown import table
+from util.runtime.markdown import markdown_table
 
 GIB = 2 ** 30
 
@@ -31,7 +31,7 @@ def _work(found: dict, kind: str) -> str:
     heads = ["mode", "precision", "px", "images", "ms", "images/s", "times plain", "peak, GiB", "GFLOP an image", "MFU"]
     starts = [f"\n\nCompiled, {r['size']} px, {r['images']} images: {r['first_seconds']:.0f} s the first time."
               for r in rows if "first_seconds" in r]
-    return f"**{kind.capitalize()}**\n\n{table(heads, cells)}{''.join(starts)}"
+    return f"**{kind.capitalize()}**\n\n{markdown_table(heads, cells)}{''.join(starts)}"
 
 
 def _ladder(found: dict, kind: str) -> str:
@@ -60,7 +60,7 @@ def _ladder(found: dict, kind: str) -> str:
     lines += [[f"all, and {words}", "-", "-", *cells(of({name: True}, whole))] for name, words in OPTIONS.items()
               if of({name: True}, whole)]
     return (f"**{kind.capitalize()}, each fast path by itself** ({size} px, {images} images, {whole['precision']})\n\n"
-            + table(["what", "alone: ms", "times plain", "all but it: ms", "times plain"], lines))
+            + markdown_table(["what", "alone: ms", "times plain", "all but it: ms", "times plain"], lines))
 
 
 def _memory(found: dict) -> str:
@@ -72,7 +72,7 @@ def _memory(found: dict) -> str:
     how = "torch.cuda.max_memory_allocated" if first["device"].startswith("cuda") else (
         "what torch's allocator gives out on this CPU, with attention as CUDA's kernel keeps it; no card was asked")
     heads = ["precision", "checkpoint_blocks", "fixed, GiB", "an image, GiB", *(f"{gb} GB card" for gb in CARDS)]
-    return (f"**Largest training batch at {found['memory_size']} px**\n\n{table(heads, rows)}\n\n"
+    return (f"**Largest training batch at {found['memory_size']} px**\n\n{markdown_table(heads, rows)}\n\n"
             f"A model: the line through the peaks of steps of {' and '.join(map(str, first['measured']))} images "
             f"(weights, gradients, optimiser state, activations and passing tensors), solved for a card's memory less "
             f"{RESERVED / GIB:.0f} GiB, assumed for CUDA and fragmentation. Peaks: {how}.")
@@ -81,11 +81,12 @@ def _memory(found: dict) -> str:
 def _loader(found: dict) -> str:
     rows = [[f"{r['width']}x{r['height']} JPEG, {r['kilobytes']:.0f} kB, to {r['size']} px", what, f"{ms:.2f}",
              f"{1000 / ms:.0f}"] for r in found["loader"] for what, ms in r["whole"].items()]
-    return "**Loader, on one core**\n\n" + table(["images", "samples for", "ms", "images/s"], rows) if rows else ""
+    heads = ["images", "samples for", "ms", "images/s"]
+    return "**Loader, on one core**\n\n" + markdown_table(heads, rows) if rows else ""
 
 
 def _fed(found: dict) -> str:
     rows = [[r["precision"], str(r["size"]), str(r["images"]), str(r["workers"]), str(r["steps"]), f"{r['ms']:,.0f}",
              f"{100 * r['waiting']:.1f} %"] for r in found["fed"]]
     heads = ["precision", "px", "images", "loader workers", "steps", "ms a step", "of it waiting for images"]
-    return "**Training as the loader feeds it**\n\n" + table(heads, rows) if rows else ""
+    return "**Training as the loader feeds it**\n\n" + markdown_table(heads, rows) if rows else ""

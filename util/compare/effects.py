@@ -15,8 +15,8 @@ import numpy as np
 
 from util.compare.groups import MAY_DIFFER
 from util.compare.runs import Result, find, read
-from util.results.markdown import table as markdown_table
 from util.runtime.errors import UserError, run_main
+from util.runtime.markdown import markdown_table
 
 ALSO_FREE = MAY_DIFFER | {"arch"}  # the one thing more that may be named apart
 SCORES = {"unseen mIoU": lambda r: r.miou, "seen mIoU, held out": lambda r: r.held_out}

@@ -7,8 +7,8 @@ from util.compare.groups import Group
 from util.compare.published import Published
 from util.compare.runs import Result
 from util.compare.tables import EXTRA, Table, extra_of
-from util.results.markdown import table as markdown_table
 from util.run.selection import SELECTIONS
+from util.runtime.markdown import markdown_table
 
 _LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
           "[": "{[}", **{c: f"\\{c}" for c in "&%$#_{}"}}  # a bare [ after \\ would be its argument

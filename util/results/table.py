@@ -10,8 +10,8 @@ from data.folds import classes_of
 from util.compare.groups import Group, gather
 from util.compare.runs import read
 from util.config import Config, from_command_line
-from util.results.markdown import table
 from util.runtime.errors import run_main
+from util.runtime.markdown import markdown_table
 
 COLUMNS = (("miou", "mIoU"), ("fb_iou", "FB-IoU"), ("name_auc", "name AUC"), ("absent_name_miou", "absent-name mIoU"),
            ("seen_miou", "seen mIoU"), ("hiou", "hIoU"), ("pixel_accuracy", "pixel accuracy"))
@@ -35,7 +35,7 @@ def markdown(group: Group) -> str:
     rows.append(row("mean", [fmean(r[key] for r in results) for key, _ in columns]))
     return (f"{first.dataset}, {first.arch}: unseen classes, {first.protocol} protocol, "
             f"{' + '.join(str(r.samples) for r in group.results)} samples\n\n"
-            + table(["fold", *(head for _, head in columns)], rows))
+            + markdown_table(["fold", *(head for _, head in columns)], rows))
 
 
 if __name__ == "__main__":
