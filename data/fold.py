@@ -7,13 +7,13 @@ from data.manifest import read_manifest
 from data.samples import Sample, episodic, exhaustive, spread, train_images
 from data.transform import FITS
 from util.config import Config
-from util.runtime.processes import ALONE, Processes
+from util.runtime.processes import SINGLE_PROCESS, Processes
 
 
 class FoldData:
     """Raises UserError wherever lists, images or masks are missing or wrong. Each of several processes loads its part."""
 
-    def __init__(self, cfg: Config, processes: Processes = ALONE):
+    def __init__(self, cfg: Config, processes: Processes = SINGLE_PROCESS):
         self.cfg, self.processes = cfg, processes
         self.classes = classes_of(cfg.data)
         self.unseen = self.classes.unseen(cfg.fold)

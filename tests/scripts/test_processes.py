@@ -23,7 +23,7 @@ from util.results.final import _test_generalised, _test_names
 from util.run import checkpoint
 from util.runtime.device import make_deterministic
 from util.runtime.errors import UserError
-from util.runtime.processes import ALONE, Processes
+from util.runtime.processes import SINGLE_PROCESS, Processes
 
 CONFIG = "config/shapes/esda.yaml"
 LAUNCH = [sys.executable, "-m", "util.runtime.launch", "2"]
@@ -242,7 +242,7 @@ def test_shared_evaluation_counts_every_sample_once(options, tiny_shapes, tmp_pa
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in each of the two: a sum's rounding depends on it
     try:
-        expected = scores(arguments, ALONE)
+        expected = scores(arguments, SINGLE_PROCESS)
     finally:
         torch.set_num_threads(threads)
     assert json.loads(done.stdout) == expected  # bit for bit

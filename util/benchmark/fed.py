@@ -12,7 +12,7 @@ from util.benchmark import loader as speed
 from util.benchmark.ceiling import multiplying_in
 from util.benchmark.subject import ORIGINAL, Subject, Variant
 from util.benchmark.switches import TRAIN, fast
-from util.runtime.processes import ALONE
+from util.runtime.processes import SINGLE_PROCESS
 from util.training.loop import Progress, train_one_epoch
 
 WARM = 2            # steps, during which workers start and a GPU warms up
@@ -72,7 +72,7 @@ def measure(subject: Subject, precision: str, images: int, workers: int, steps: 
         stream = Waited(train_loader(dataset, batches, workers), len(subject.words.cls))
         with multiplying_in(precision):
             run = train_one_epoch(variant.model, variant.losses_of, variant.text, stream, variant.optimizer, Progress(),
-                                  batches.batches, cfg.train, subject.device, variant.autocast, ALONE)
+                                  batches.batches, cfg.train, subject.device, variant.autocast, SINGLE_PROCESS)
             for _ in range(before):
                 next(run)
             waited, seconds = stream.seconds, sum(step["seconds"] for step in run)

@@ -7,7 +7,7 @@ from util.benchmark.subject import Subject, Variant
 from util.benchmark.switches import EVAL, GENERALISED, TRAIN
 from util.evaluation.evaluate import evaluate, predict
 from util.evaluation.generalised import label_images
-from util.runtime.processes import ALONE
+from util.runtime.processes import SINGLE_PROCESS
 from util.training.loop import Progress, train_one_epoch
 
 
@@ -30,7 +30,7 @@ class Work:
 
         def step():
             return list(train_one_epoch(variant.model, variant.losses_of, variant.text, [self.batch], variant.optimizer,
-                                        Progress(), 1, cfg.train, device, variant.autocast, ALONE))
+                                        Progress(), 1, cfg.train, device, variant.autocast, SINGLE_PROCESS))
         return step
 
     def _batches(self, variant: Variant, batched: bool) -> list[EvalBatch]:

@@ -12,7 +12,7 @@ from data.folds import Classes
 from data.loader import Loader
 from data.samples import Sample
 from util.evaluation.metric import IGNORE, Counts, Tally, auc, count
-from util.runtime.processes import ALONE, Processes
+from util.runtime.processes import SINGLE_PROCESS, Processes
 from util.runtime.progress import progress
 
 
@@ -65,7 +65,7 @@ def _predict_batch(model, text, batch: EvalBatch, device, autocast, asked) -> li
 
 
 def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], classes: Classes, protocol: str,
-             name_auc: bool = False, draws: list[list[Sample]] | None = None, processes: Processes = ALONE) -> dict:
+             name_auc: bool = False, draws: list[list[Sample]] | None = None, processes: Processes = SINGLE_PROCESS) -> dict:
     """Score predictions of ``class_ids``: those of all processes, for all, if each gives its share of the samples.
 
     draws: lists of samples to be scored each by itself, a sample as often as it stands there, so that it need be

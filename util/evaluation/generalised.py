@@ -8,7 +8,7 @@ from data.dataset import EvalBatch
 from data.folds import Classes
 from data.loader import Loader
 from util.evaluation.metric import Confusion, harmonic
-from util.runtime.processes import ALONE, Processes
+from util.runtime.processes import SINGLE_PROCESS, Processes
 from util.runtime.progress import progress
 
 CHUNK_ON_CPU = 8          # names at once: more keep a CPU no busier
@@ -82,7 +82,7 @@ def chunk_of(model, images: torch.Tensor, names: int) -> int:
 
 
 def evaluate_generalised(labelled: Iterator[tuple[np.ndarray, np.ndarray]], seen: tuple[int, ...],
-                         unseen: tuple[int, ...], classes: Classes, processes: Processes = ALONE) -> dict:
+                         unseen: tuple[int, ...], classes: Classes, processes: Processes = SINGLE_PROCESS) -> dict:
     """Score one label a pixel, of the images of all processes.
 
     Returns, all in percent: miou, the mean over the unseen classes (U), seen_miou (S), hiou, their harmonic mean,

@@ -14,11 +14,11 @@ from util.results.pictures import panel, png, sheet
 from util.run.folder import Run, code_version
 from util.runtime.device import describe
 from util.runtime.errors import UserError
-from util.runtime.processes import ALONE, Processes
+from util.runtime.processes import SINGLE_PROCESS, Processes
 
 
 def watch(predictions: Iterable[Prediction], chosen: list[Sample], kept: dict[Sample, Prediction],
-          processes: Processes = ALONE) -> Iterator[Prediction]:
+          processes: Processes = SINGLE_PROCESS) -> Iterator[Prediction]:
     """Pass predictions on; in the end ``kept`` has those of the chosen samples, from all processes and on the CPU."""
     wanted, mine = set(chosen), {}
     for p in predictions:

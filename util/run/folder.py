@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import yaml
 from tensorboardX import summary
@@ -16,7 +17,7 @@ from util.config import ROOT, Config, to_dict
 from util.run import checkpoint
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError
-from util.runtime.processes import ALONE, Processes
+from util.runtime.processes import SINGLE_PROCESS, Processes
 
 
 def code_version() -> str:
@@ -30,10 +31,17 @@ def code_version() -> str:
 
 
 class Run:
-    """EXP/DATASET/ARCH/foldK/RUN/ and what is written there."""
+    """EXP/DATASET/ARCH/foldK/RUN/ and what is written there.
 
-    def __init__(self, folder: Path, fresh: bool):
-        self.folder = folder
+    fresh: the folder must be new. silent: this process knows the folder, but writes nothing there and says nothing.
+    """
+
+    def __init__(self, folder: Path, fresh: bool, silent: bool = False):
+        self.folder, self.silent = folder, silent
+        self._log: TextIO | None = None
+        self._events: EventsWriter | None = None
+        if silent:
+            return
         try:
             folder.mkdir(parents=True, exist_ok=not fresh)
             self._log = open(folder / "log.txt", "a", encoding="utf-8")
@@ -42,10 +50,9 @@ class Run:
                             f"or choose another run=") from None
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place with exp=") from None
-        self._events: EventsWriter | None = None
 
     @staticmethod
-    def start(cfg: Config, suffix: str = "", processes: Processes = ALONE) -> "Run":
+    def start(cfg: Config, suffix: str = "", processes: Processes = SINGLE_PROCESS) -> "Run":
         """A new folder named by ``cfg.run``, or by the time with ``suffix``."""
         name = processes.gather(cfg.run or time.strftime("%Y%m%d-%H%M%S") + suffix)[0]  # clocks differ by a second
         run = Run.open(Path(cfg.exp) / cfg.dataset / cfg.arch / f"fold{cfg.fold}" / name, True, processes)
@@ -55,8 +62,8 @@ class Run:
 
     @staticmethod
     def open(folder: Path, fresh: bool, processes: Processes) -> "Run":
-        """The run in ``folder``, for rank 0 to write."""
-        return SilentRun(folder) if processes.rank else Run(folder, fresh)
+        """The run in ``folder``; rank 0 writes it, the others are silent."""
+        return Run(folder, fresh, silent=processes.rank > 0)
 
     @property
     def checkpoints(self) -> Path:
@@ -64,6 +71,8 @@ class Run:
 
     def log(self, text: str) -> None:
         """One line on stdout and in log.txt."""
+        if self.silent:
+            return
         print(text, flush=True)
         with self._writing("log.txt"):
             self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
@@ -71,6 +80,8 @@ class Run:
 
     def open_events(self, step: int) -> None:
         """Start writing TensorBoard events; those from ``step`` on that an interrupted run left are discarded."""
+        if self.silent:
+            return
         with self._writing("events"):
             (self.folder / "events").mkdir(exist_ok=True)
             # Not SummaryWriter: on a full disk its thread dies, and the run then waits for it for ever.
@@ -81,16 +92,18 @@ class Run:
     def scalars(self, values: dict[str, float], step: int) -> None:
         for tag, value in values.items():
             self._event(step, summary=summary.scalar(tag, value))
-        with self._writing("events"):
-            self._events.flush()
+        if not self.silent:
+            with self._writing("events"):
+                self._events.flush()
 
     def picture(self, tag: str, image, step: int) -> None:
         """(H, W, 3) uint8 RGB."""
         self._event(step, summary=summary.image(tag, image, dataformats="HWC"))
 
     def _event(self, step: int, **content) -> None:
-        with self._writing("events"):
-            self._events.write_event(Event(wall_time=time.time(), step=step, **content))
+        if not self.silent:
+            with self._writing("events"):
+                self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     @contextlib.contextmanager
     def _writing(self, name: str):
@@ -102,7 +115,8 @@ class Run:
 
     def write(self, name: str, data: bytes) -> Path:
         path = self.folder / name
-        write_bytes_atomically(path, data)
+        if not self.silent:
+            write_bytes_atomically(path, data)
         return path
 
     def write_text(self, name: str, text: str) -> Path:
@@ -113,7 +127,8 @@ class Run:
 
     def write_checkpoint(self, name: str, content: dict) -> None:
         """checkpoints/``name`` of tensors and plain values."""
-        checkpoint.write_atomically(self.checkpoints / name, content)
+        if not self.silent:
+            checkpoint.write_atomically(self.checkpoints / name, content)
 
     def close(self) -> None:
         """Close the files, quietly: what could not be written has been told of by then."""
@@ -121,31 +136,3 @@ class Run:
             with contextlib.suppress(OSError):
                 if file:
                     file.close()
-
-
-class SilentRun(Run):
-    """The same run in a process that is not the one to write: it knows the folder, writes nothing and says nothing."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def log(self, text: str) -> None:
-        pass
-
-    def open_events(self, step: int) -> None:
-        pass
-
-    def scalars(self, values: dict[str, float], step: int) -> None:
-        pass
-
-    def picture(self, tag: str, image, step: int) -> None:
-        pass
-
-    def write(self, name: str, data: bytes) -> Path:
-        return self.folder / name
-
-    def write_checkpoint(self, name: str, content: dict) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

@@ -106,4 +106,4 @@ class Processes:
             dist.destroy_process_group()
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()
