@@ -15,9 +15,8 @@ from model.build import build_model, embed_names
 from model.clip.weights import WeightsError
 from model.esda import ESDA
 from model.losses import EsdaLosses
-from util.config import Config, from_command_line, to_dict
+from util.config import Config, changes_numbers, completed, flat, from_command_line, to_dict
 from util.evaluation.evaluate import evaluate, predict
-from util.options import flat
 from util.results.final import final_test, table, trained_on, watch, where
 from util.results.pictures import panel
 from util.run import checkpoint
@@ -38,10 +37,6 @@ from util.runtime.progress import progress
 from util.runtime.stop import Stopped, StopRequest
 from util.training.loop import Progress, train_one_epoch
 from util.training.optim import make_optimizer
-
-FREE_TO_CHANGE = ("resume", "exp", "run", "device", "data.workers", "train.select", "train.checkpoint_minutes",
-                  "train.log_every", "train.checkpoint_blocks")
-
 
 class Trainer:
     """Joins data, model and engine, and decides what is saved, logged and best."""
@@ -93,8 +88,8 @@ class Trainer:
         saved = checkpoint.read(file, "give resume= the folder of a run that was stopped")
         if not {"optimizer", "config"} <= saved.keys():
             raise UserError(f"{file}: holds weights but not the state of a run; resume= wants checkpoints/last.pt")
-        then, now = flat(saved["config"]), flat(to_dict(self.cfg))
-        changed = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k) and k not in FREE_TO_CHANGE)
+        then, now = flat(completed(saved["config"])), flat(to_dict(self.cfg))
+        changed = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k) and changes_numbers(k))
         if changed:
             what = ", ".join(f"{k} (then {then.get(k)!r}, now {now.get(k)!r})" for k in changed)
             raise UserError(f"{file}: the run was started with other options: {what}; resume with the same ones, or "

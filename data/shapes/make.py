@@ -90,7 +90,7 @@ def make(cfg: ShapesData) -> bool:
 
 
 def main() -> None:
-    cfg = configuration.load(ShapesData, CONFIG, sys.argv[1:], base=None)
+    cfg = configuration.load(ShapesData, CONFIG, sys.argv[1:])
     if not make(cfg):
         print(f"{cfg.root} is there already")
 

@@ -108,7 +108,7 @@ def test_spread_is_least_for_names_far_apart():
 
 def test_the_set_has_pascals_layout_and_is_made_once(tmp_path, capsys):
     options = [f"root={tmp_path / 'set'}", "train=6", "val=3", "side=64", "diameter=[20, 32]"]
-    cfg = config.load(make.ShapesData, make.CONFIG, options, base=None)
+    cfg = config.load(make.ShapesData, make.CONFIG, options)
     assert make.make(cfg)
     pairs = read_list(tmp_path / "set/lists/train.txt")
     assert len(pairs) == 6 and pairs[0] == ("JPEGImages/train_000000.jpg", "SegmentationClassAug/train_000000.png")
@@ -123,7 +123,7 @@ def test_the_set_has_pascals_layout_and_is_made_once(tmp_path, capsys):
 
 
 def test_the_shipped_clip_knows_its_words():
-    cfg = config.load(pretrain.Pretrain, pretrain.CONFIG, base=None)
+    cfg = config.load(pretrain.Pretrain, pretrain.CONFIG)
     clip = build_clip(read_clip(config.ROOT / cfg.out)).eval()
     top1 = pretrain.accuracy(clip, CLASSES, cfg.cycles[-1].stages[-1].style(single=True), count=500)
     assert top1 >= 0.95
@@ -136,7 +136,7 @@ def test_pretraining_runs_and_its_file_loads(tmp_path):
     cfg = config.load(pretrain.Pretrain, pretrain.CONFIG, [
         f"out={tmp_path}/clip.pt", "batch_size=8", "vision_width=64", "vision_layers=2",
         f"cycles=[{cycle % 0}, stages: [{stage % (32, 0.5, 0)}, {stage % (48, 0.5, 0)}]}}, "
-        f"{cycle % 1}, stages: [{stage % (96, 1, 0.5)}]}}]", "text_layers=1", "workers=0", "threads=1"], base=None)
+        f"{cycle % 1}, stages: [{stage % (96, 1, 0.5)}]}}]", "text_layers=1", "workers=0", "threads=1"])
     pretrain.save(pretrain.train(cfg, CLASSES), cfg.out)
     clip = build_clip(read_clip(cfg.out))
     assert clip.visual.side == 96  # the last stage's, position embedding resized on the way

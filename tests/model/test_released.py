@@ -27,9 +27,8 @@ from model.interactor import Interactor
 from model.losses import EsdaLosses, similarity_losses
 from model.released import our_name, released_name
 from model.whole import whole_of
-from util.config import ROOT, Config, load, to_dict
+from util.config import ROOT, Config, flat, load, to_dict
 from util.evaluation.evaluate import evaluate, predict
-from util.options import flat
 from util.run import checkpoint
 from util.runtime.errors import UserError
 

@@ -1,4 +1,6 @@
 """Options: one schema, one documented default each, and a clear line for every way to get them wrong."""
+import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -6,19 +8,28 @@ import yaml
 
 from data.shapes.make import ShapesData
 from data.shapes.pretrain.__main__ import Pretrain, Stage
-from util.config import BASE, ROOT, Config, _paths, from_command_line, from_dict, load, to_dict
+from util import config
+from util.config import (
+    BASE,
+    ROOT,
+    Config,
+    Model,
+    changes_numbers,
+    completed,
+    flat,
+    from_command_line,
+    from_dict,
+    load,
+    options,
+    reference,
+    to_dict,
+)
+from util.options import option
 from util.runtime.errors import UserError
 
 ESDA = ROOT / "config" / "shapes" / "esda.yaml"
 OTHER_SCHEMAS = {"config/shapes/pretrain.yaml": Pretrain, "config/shapes/data.yaml": ShapesData}
 CONFIGS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("config/*/*.yaml"))
-
-
-def leaves(values: dict, prefix: str = "") -> set[str]:
-    found = set()
-    for key, value in values.items():
-        found |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key}
-    return found
 
 
 def write(path: Path, text: str) -> Path:
@@ -35,8 +46,16 @@ def complaint(*overrides: str, file: Path = ESDA) -> str:
 
 # Files
 
-def test_base_has_exactly_the_options_of_the_schema():
-    assert leaves(yaml.safe_load(BASE.read_text(encoding="utf-8"))) == set(_paths(Config))
+def test_base_yaml_is_what_the_declarations_say():
+    assert BASE.read_text(encoding="utf-8") == reference(), "run: python -m util.options > config/base.yaml"
+    assert yaml.safe_load(reference()) == to_dict(Config()), "the page is a config that gives the defaults"
+
+
+def test_every_option_is_explained_and_every_number_is_bounded():
+    for name, f in options(Config):
+        assert f.metadata["help"], name
+        if config._kind(Config, name) in (int, float, list[float], list[int], list[int] | None):
+            assert f.metadata["least"] is not None, name
 
 
 @pytest.mark.parametrize("file", [name for name in CONFIGS if name not in OTHER_SCHEMAS])
@@ -47,7 +66,7 @@ def test_every_config_loads(file):
 @pytest.mark.parametrize("file", OTHER_SCHEMAS)
 def test_every_shapes_tool_config_loads(file):
     schema = OTHER_SCHEMAS[file]
-    cfg = load(schema, ROOT / file, base=None)
+    cfg = load(schema, ROOT / file)
     assert isinstance(cfg, schema)
     assert all(isinstance(stage, Stage) for cycle in getattr(cfg, "cycles", []) for stage in cycle.stages)
 
@@ -59,6 +78,52 @@ def test_a_config_is_laid_over_base_and_overrides_over_both():
     assert overridden.train.epochs == 8, "the last of two wins"
     assert (overridden.model.clip, overridden.fold) == ("elsewhere.pt", 3)
     assert overridden.train.momentum == base.train.momentum
+
+
+# Saved options
+
+def test_options_saved_before_one_existed_get_its_value_of_that_time(monkeypatch):
+    @dataclasses.dataclass
+    class Newer(Model):
+        gate: float = option(0.5, "an option of tomorrow, on by default", least=0, before=0.0)
+        depth: int = option(3, "another, whose default is as it ever was")
+    monkeypatch.setitem(Config.__annotations__, "model", Newer)
+    saved = to_dict(from_dict(Config, {}, "x"))
+    del saved["model"]["gate"], saved["model"]["depth"], saved["train"]["text_noise"]
+    assert (Config(model=Newer()).model.gate, completed(saved)["model"]["gate"]) == (0.5, 0.0)
+    read = from_dict(Config, saved, "a checkpoint")
+    assert (read.model.gate, read.model.depth, read.train.text_noise) == (0.0, 3, 0.0)
+    assert from_dict(Newer, saved["model"], "a checkpoint") == read.model
+    assert to_dict(read) == completed(saved) and completed(completed(saved)) == completed(saved)
+
+
+def test_a_saved_option_that_is_gone_is_dropped_only_at_the_value_that_the_code_still_has(monkeypatch):
+    monkeypatch.setitem(config.GONE, "model.old", "plain")
+    saved = to_dict(Config())
+    assert completed({**saved, "model": {**saved["model"], "old": "plain"}}) == saved
+    other = {**saved, "model": {**saved["model"], "old": "fancy"}, "new": 1}
+    assert flat(completed(other))["model.old"] == "fancy" and completed(other)["new"] == 1, "so that they differ"
+    with pytest.raises(UserError, match="model.old"):
+        from_dict(Config, {"model": {"old": "fancy"}}, "a checkpoint")
+
+
+def test_completing_changes_neither_what_is_given_nor_the_defaults():
+    completed({})["model"]["replace_indices"].append(9)
+    assert Config().model.replace_indices == [2, 3, 4] == completed({})["model"]["replace_indices"]
+
+
+def test_an_option_says_whether_it_changes_numbers():
+    assert all(map(changes_numbers, ("train.lr", "model.token_order", "eval.fit", "seed", "data.val_list", "weights",
+                                     "precision", "train.batch_size", "unheard.of")))
+    assert not any(map(changes_numbers, ("data.workers", "train.micro_batch", "train.checkpoint_blocks", "exp", "run",
+                                         "device", "eval.batch_size", "eval.chunk", "compile", "train.log_every")))
+
+
+@pytest.mark.parametrize("values", [None, 3, [], {"model": 3}, {"model": {"size": "big"}}, {"train": {"lr": None}},
+                                    {"fold": [0]}, {3: 4}])
+def test_saved_options_of_odd_types_are_named(values):
+    with pytest.raises(UserError, match="last.pt"):
+        from_dict(Config, values, "last.pt")
 
 
 def test_resolved_options_survive_a_round_trip_through_yaml():
@@ -104,6 +169,32 @@ def test_broken_yaml_names_the_file(tmp_path, text):
     assert "broken.yaml" in message and "YAML" in message
 
 
+BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
+
+
+@pytest.mark.parametrize("text, reason", [
+    (BOMB, "alias"), ("fold: &f 1\nseed: *f\n", "alias"), ("fold: 1\nseed: 2\nfold: 3\n", "'fold' stands twice"),
+    ("train: {lr: 1, lr: 2}", "'lr' stands twice"), ("fold: 2001-13-45\n", "month"), ("fold: 0b2", ""),
+    ("a: " + "[" * 5000, "deep"), ("fold: " + "9" * 5000, "digits"), ("? [a, b]\n: 1", ""), ("fold: !!python/name:os.system", ""),
+    ("x" * 2_000_000, "too many for a config")])
+def test_yaml_that_cannot_or_should_not_be_read_is_one_line(tmp_path, text, reason):
+    message = complaint(file=write(tmp_path / "odd.yaml", text))
+    assert "odd.yaml" in message and reason in message and len(message) < 600
+
+
+def test_a_file_that_is_no_regular_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "pipe.yaml" in complaint(file=tmp_path / "pipe.yaml")
+    assert "/dev/zero" in complaint(file=Path("/dev/zero"))
+    assert str(tmp_path) in complaint(file=tmp_path)
+
+
+@pytest.mark.parametrize("name, listed", [("pascal/ESDA.yaml", "clsclip.yaml"), ("pascl/esda.yaml", "config/{coco, pascal, shapes}"),
+                                          ("nowhere.yaml", "config/{coco, pascal, shapes}")])
+def test_a_missing_config_lists_those_of_its_data_set(name, listed):
+    assert listed in complaint(file=ROOT / "config" / name)
+
+
 @pytest.mark.parametrize("text", ["- fold", "just words"])
 def test_a_config_must_be_a_mapping(tmp_path, text):
     assert "mapping" in complaint(file=write(tmp_path / "odd.yaml", text))
@@ -122,7 +213,7 @@ def test_an_empty_config_is_the_defaults(tmp_path):
 def test_a_missing_option_is_named(tmp_path):
     with pytest.raises(UserError, match="jpeg_quality"):
         load(ShapesData, write(tmp_path / "data.yaml", "root: here\nclasses: c\nseed: 1\ntrain: 1\nval: 1\nside: 8\n"
-                               "objects: [1, 2]\ndiameter: [1, 2]\nrotation: 0\noverlap: 0\n"), base=None)
+                               "objects: [1, 2]\ndiameter: [1, 2]\nrotation: 0\noverlap: 0\n"))
 
 
 # Values
@@ -147,7 +238,7 @@ def test_an_empty_value_is_empty_text():
                                   "exp/a=b"])
 def test_text_on_the_command_line_is_taken_as_it_stands(text):
     """The shell has already unquoted it; that YAML would read a date or a mapping there is no concern of the user's."""
-    assert load(Config, ESDA, [f"model.prompt={text}"]).model.prompt == text
+    assert load(Config, ESDA, [f"model.same_word={text}"]).model.same_word == text
 
 
 @pytest.mark.parametrize("wrong, nearest", [("train.Ir=1", "train.lr"), ("modle.clip=x", "model.clip"),
@@ -165,7 +256,7 @@ def test_a_misspelt_key_in_a_file_names_file_and_nearest(tmp_path):
 
 def test_a_misspelt_key_in_another_schema_names_its_own_options(tmp_path):
     with pytest.raises(UserError, match="'jpeg_quality'"):
-        load(ShapesData, ROOT / "config/shapes/data.yaml", ["jpg_quality=3"], base=None)
+        load(ShapesData, ROOT / "config/shapes/data.yaml", ["jpg_quality=3"])
 
 
 @pytest.mark.parametrize("wrong, wanted", [
@@ -204,10 +295,36 @@ def test_the_command_line_is_config_and_overrides_in_any_order():
     assert from_command_line(["fold=2", "--config", str(ESDA), "train.lr=0.5"]) == expected
 
 
+@pytest.mark.parametrize("arguments, said", [
+    (["fold=1"], "--config"), (["--config"], "--config"), (["--config", str(ESDA), "--fold", "1"], "key=value"),
+    (["--config", str(ESDA), "fold"], "key=value")])
+def test_a_wrong_command_line_is_one_line(arguments, said):
+    with pytest.raises(UserError, match=said):
+        from_command_line(arguments)
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit) as left:
+        from_command_line(["--help"], "Train.")
+    said = capsys.readouterr().out
+    assert left.value.code == 0 and "Train." in said
+    for name, f in options(Config):
+        assert f"\n{name}=" in said and f.metadata["help"].split()[0] in said
+
+
 @pytest.mark.parametrize("override", [
-    "data.workers=-1", "train.batch_size=0", "eval.batch_size=0", "train.log_every=0", "model.size=0", "model.dropout=2",
-    "model.pixel_mean=[0.5]", "augment.blur=4", "seed=-1", "train.lr=nan", "model.prompt={} {}", "model.prompt={name}",
-    "model.prompt=a photo", "train.epochs=0", "augment.scale=[1.0]", "augment.scale=[1.1, 0.9]"])
+    "data.workers=-1", "data.workers=1000000", "train.batch_size=0", "eval.batch_size=0", "train.log_every=0",
+    "model.size=0", "model.size=1000000", "model.dropout=2", "model.pixel_mean=[0.5]", "model.pixel_std=[0, 1, 1]",
+    "augment.blur=4", "seed=-1", "seed=4294967296", "seed=1e3", "train.lr=nan", "train.lr=.inf", "train.lr=1e300",
+    f"train.lr={'9' * 400}", f"fold={'9' * 5000}", "model.prompt={} {}", "model.prompt={name}", "model.prompt={0.x}",
+    "model.prompt={:9999999}", "model.prompt=a photo", "train.epochs=0", "train.epochs=1e10", "augment.scale=[1.0]",
+    "augment.scale=[1.1, 0.9]", "augment.scale=[1, 1000]", "augment.scale=[0, 1]", "eval.samples=10000000000",
+    "eval.draws=1000000", "eval.pictures=100000", "model.replace_indices=[999999]", "model.branch_indices=[-1]",
+    "model.interactor_layers=100000", "model.branch_rank=1000000", "fold=2001-13-45", "run=../../elsewhere", "run=..",
+    "arch=a/b", "dataset=", "exp=a\0b", "run=caf\udce9", "eval.seed=9223372036854775808",
+    f"model.branch_indices={'[' * 3000}", "model.branch_indices=[*a]"])
 def test_a_value_that_cannot_work_is_refused_before_anything_starts(override):
-    with pytest.raises(UserError, match=override.split("=")[0]):
+    with pytest.raises(UserError, match=override.split("=")[0]) as caught:
         from_command_line(["--config", str(ROOT / "config/shapes/esda.yaml"), override])
+    assert len(str(caught.value)) < 400
+    str(caught.value).encode()  # can be printed anywhere

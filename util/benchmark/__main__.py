@@ -17,7 +17,6 @@ from model.clip.weights import WeightsError
 from util.benchmark.collect import Plan, collect
 from util.benchmark.tables import markdown
 from util.config import ROOT, Config, load
-from util.limits import check_limits
 from util.run.atomic import write_bytes_atomically
 from util.runtime.device import computes_in_bf16, make_deterministic, pick_device, require_compiler
 from util.runtime.errors import UserError, run_main
@@ -77,8 +76,6 @@ def plan(options: argparse.Namespace) -> Plan:
     cfg = load(Config, file, options.overrides)
     configs = [load(Config, file, [*options.overrides, f"model.size={size}"])
                for size in options.sizes or [cfg.model.size]]
-    for each in configs:
-        check_limits(each)
     device = pick_device(cfg.device)
     if options.compile:
         require_compiler()

@@ -3,7 +3,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.options import flat
+from util.config import flat
 from util.run.selection import SELECTIONS
 from util.runtime.errors import UserError, require_file
 

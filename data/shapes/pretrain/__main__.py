@@ -172,7 +172,7 @@ def save(clip: CLIP, path: str) -> None:
 def main() -> None:
     arguments = sys.argv[1:]
     check = arguments[:1] == ["check"]
-    cfg = configuration.load(Pretrain, CONFIG, arguments[check:], base=None)
+    cfg = configuration.load(Pretrain, CONFIG, arguments[check:])
     names = Classes.read(cfg.classes).names
     if not check:
         save(train(cfg, names), cfg.out)
