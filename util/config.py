@@ -143,8 +143,8 @@ def reference(dotted: bool = False) -> str:
     """Every option with its default and its reason: as a config file, or under the names of the command line."""
     lines = [] if dotted else [
         "# Generated: python -m util.options > config/base.yaml. Options are declared in util/options.py.",
-        "# Every option, its default, unit and reason. The configs in config/*/ are a few lines laid over these defaults,",
-        "# and key=value on the command line (train.lr=1e-3) is laid over those. A misspelt key stops the run."]
+        "# Every option, its default, unit and reason. The configs in config/*/ are a few lines laid over these",
+        "# defaults, and key=value on the command line (train.lr=1e-3) is laid over those. A misspelt key stops the run."]
     section = None
     for name, f in options(Config):
         group, _, key = name.rpartition(".")

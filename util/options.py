@@ -48,8 +48,8 @@ class Data:
         2048, "2 x 32 x 32: a class counts as present from this area at the original size on (PFENet, BAM)",
         least=1, most=2**31 - 1)
     train_classes: Literal["seen", "ignore", "all"] = option(
-        "seen", "seen: images with any unseen class are left out of training (PFENet, BAM, ESDA); ignore: they stay and "
-        "the unseen classes' pixels are ignored; all: the supervised ceiling")
+        "seen", "seen: images with any unseen class are left out of training (PFENet, BAM, ESDA); ignore: they stay "
+        "and the unseen classes' pixels are ignored; all: the supervised ceiling")
     names: Literal["words", "annotation"] = option(
         "words", "words: the names of the classes' file, as captions would have them; annotation: its annotation_names "
         'where it has them, as the released code ("diningtable", "tvmonitor")')
@@ -104,8 +104,8 @@ class Model:
     cls_twice: bool = option(False, "true: the class embedding is added to [CLS] twice, as the released code does")
     interactor_layers: int = option(2, "layers of the vision-language embedding interactor", least=1, most=100)
     token_order: Literal["described", "released"] = option(
-        "described", "described: each patch keeps its place; released: a layer hands on [patch, semantic], but the next "
-        "and the read-out take the last n tokens for patches. With 2 layers, 900 patches and 79 semantic tokens no "
+        "described", "described: each patch keeps its place; released: a layer hands on [patch, semantic], but the "
+        "next and the read-out take the last n tokens for patches. With 2 layers, 900 patches and 79 semantic tokens no "
         "place of the map read out holds its own patch: 742 are shifted by 158, 79 hold semantic tokens, 79 patches "
         "are lost")
     text_tokens: bool = option(True, "the tokens of the whole text take part in it; false: only the text's cls")
@@ -136,8 +136,8 @@ class Loss:
         "described", "described: a map s is read as logits [1 - s, s]; released: [s, 1 - s] while label 1 is "
         "foreground, which lowers the similarity on the foreground")
     ignored: Literal["ignore", "background"] = option(
-        "ignore", "ignore: label 255 counts nowhere; background: it trains as 0, padding included, because the released "
-        "code writes 0 over it while it builds the prototypes. Training only")
+        "ignore", "ignore: label 255 counts nowhere; background: it trains as 0, padding included, because the "
+        "released code writes 0 over it while it builds the prototypes. Training only")
 
 
 @dataclass
@@ -193,8 +193,8 @@ class Eval:
     images: int = option(0, "generalised: so many images, evenly spaced over the validation list; 0: all",
                          least=0, most=2**31 - 1)
     presence: float = option(
-        1.0, "generalised: weight of CLIP's verdict on what was found under a name; 1 was best of 0, 0.5, 1, 2 (README)",
-        least=0, most=1e6)
+        1.0, "generalised: weight of CLIP's verdict on what was found under a name; 1 was best of 0, 0.5, 1, 2 "
+        "(README)", least=0, most=1e6)
     chunk: int = option(0, "generalised: names at once; 0: as many as memory allows", least=0, most=65_536,
                         numbers=False)
     batch_size: int = option(8, "images at once; only the speed depends on it", least=1, most=65_536, numbers=False)
@@ -221,8 +221,8 @@ class Config:
     seed: int = option(321, "of weights, sampling and augmentation; the released code's", least=0, most=2**32 - 1)
     device: str = option("auto", "auto (CUDA where there is one, else the CPU), cpu, cuda, cuda:1", numbers=False)
     precision: Literal["auto", "fp32", "tf32", "bf16"] = option(
-        "fp32", "fp32 as published; tf32 (CUDA: products of fp32 numbers in 10 bits); bf16 (autocast); auto: bf16 where "
-        "the hardware has it")
+        "fp32", "fp32 as published; tf32 (CUDA: products of fp32 numbers in 10 bits); bf16 (autocast); auto: bf16 "
+        "where the hardware has it")
     compile: bool = option(
         False, "true: torch.compile of the transformer blocks. On two CPU cores it takes 44 s at the start and gains "
         "nothing (docs/speed.md); on a GPU it has not been measured", numbers=False)

@@ -19,14 +19,11 @@ from model.clip.clip import CLIP
 from model.clip.source import URL
 from model.clip.text_encoder import TextEncoder
 from model.clip.vision_transformer import VisionTransformer, resize_position_embedding
+from model.errors import WeightsError
 
 BUFFERS = ("input_resolution", "context_length", "vocab_size")
 DERIVED = re.compile(r"(^|\.)(attn_mask|position_ids)$")  # tensors that some exports carry and the code remakes
 HEAD_WIDTH = 64  # in every CLIP ViT and in its text encoder (OpenAI CLIP, build_model)
-
-
-class WeightsError(Exception):
-    """A weights file that is missing, unreadable or does not fit; the message says what to do."""
 
 
 class ClipWeights(NamedTuple):

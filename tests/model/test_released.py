@@ -12,7 +12,6 @@ import torch
 from released_reference import FACTS, Reference
 
 import convert
-import train
 from data.fold import FoldData
 from data.folds import Classes, classes_of
 from data.samples import Sample
@@ -31,6 +30,7 @@ from util.config import ROOT, Config, flat, load, to_dict
 from util.evaluation.evaluate import evaluate, predict
 from util.run import checkpoint
 from util.runtime.errors import UserError
+from util.training import trainer
 
 SWITCHES = {  # by the name of the fact in the reference: our options
     "token_order": {"token_order": "released"}, "sign": {"sign": "released"}, "ignored": {"ignored": "background"},
@@ -319,7 +319,7 @@ def test_the_losses_of_training_are_those_of_the_config(tmp_path):
     model = ours(save(Reference(**TINY).fill(0), tmp_path / "released.pth"), options(())[0])
     chosen = {"esda": ("described", "ignore", False), "released": ("released", "background", True)}
     for arch, (sign, ignored, align_corners) in chosen.items():
-        assert vars(train.losses_of(model, load(Config, ROOT / "config/pascal" / f"{arch}.yaml"))) == {
+        assert vars(trainer.losses_of(model, load(Config, ROOT / "config/pascal" / f"{arch}.yaml"))) == {
             "last_weight": 0.2, "others_weight": 0.1, "sign": sign, "ignored": ignored, "align_corners": align_corners}
 
 
@@ -517,4 +517,4 @@ def test_safetensors_of_another_hand_are_refused(released_file, tmp_path):
 
 def test_a_released_checkpoint_cannot_be_resumed(released_file):
     with pytest.raises(UserError, match="resume= wants checkpoints/last.pt"):
-        train.Trainer._resume(None, released_file)
+        trainer.Trainer._resume(None, released_file)

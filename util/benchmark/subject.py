@@ -18,12 +18,12 @@ from model.clip.tokenizer import Tokenizer
 from model.clip.vision_transformer import VisionTransformer
 from model.clip.weights import ClipWeights, read_clip
 from model.esda import ESDA
-from train import losses_of
 from util.benchmark.plain import PlainLosses, Released, Tokens, with_plain_attention
 from util.benchmark.switches import Switches
 from util.config import Config
 from util.runtime.device import autocast
 from util.training.optim import make_optimizer
+from util.training.trainer import losses_of
 
 ORIGINAL = 500, 375      # px, width and height of most images of PASCAL
 

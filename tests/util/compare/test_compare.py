@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from train import Trainer
 from util.compare import __main__ as compare
 from util.compare.picture import COLOURS, GREY
 from util.compare.published import read_published
@@ -21,6 +20,7 @@ from util.results import cost
 from util.run import checkpoint
 from util.runtime.errors import UserError
 from util.runtime.stop import StopRequest
+from util.training.trainer import Trainer
 
 CONFIG = "config/shapes/esda.yaml"
 

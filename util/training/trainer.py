@@ -1,0 +1,210 @@
+"""A run of training: what train.py does from the options to the tested epoch."""
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from data.fold import FoldData
+from data.samples import distinct, spread
+from model.build import build_model, embed_names
+from model.esda import ESDA
+from model.losses import EsdaLosses
+from util.config import Config, changes_numbers, completed, flat, to_dict
+from util.evaluation.evaluate import evaluate, predict
+from util.results.final import final_test, table, trained_on, watch, where
+from util.results.pictures import panel
+from util.run import checkpoint
+from util.run.folder import Run, code_version
+from util.run.selection import SELECTIONS
+from util.runtime.device import (
+    autocast,
+    computes_in_bf16,
+    describe,
+    make_deterministic,
+    pick_device,
+    require_compiler,
+    set_tf32,
+)
+from util.runtime.errors import UserError
+from util.runtime.processes import Processes
+from util.runtime.progress import progress
+from util.runtime.stop import Stopped, StopRequest
+from util.training.loop import Progress, train_one_epoch
+from util.training.optim import make_optimizer
+
+
+class Trainer:
+    """Joins data, model and engine, and decides what is saved, logged and best."""
+
+    def __init__(self, cfg: Config, stop: StopRequest):
+        self.cfg, self.stop = cfg, stop
+        self.device = pick_device(cfg.device)
+        self.processes = Processes.join(self.device, stop)  # usually this one alone
+        self.autocast = autocast(self.device, cfg.precision)
+        make_deterministic(cfg.seed)
+        set_tf32(self.device, cfg.precision)
+        with self.processes.one_first():  # who counts the masks' pixels where that has not been done yet
+            self.data = FoldData(cfg, self.processes)
+            self.loader, self.batches, images = self.data.training()
+        self.model, weights = build_model(cfg.model)
+        if cfg.model.kind != "esda":
+            raise UserError(f"model.kind={cfg.model.kind} has nothing to train; run test.py with this config")
+        self.clip = weights.fingerprint
+        self.text = embed_names(self.model.text_encoder, self.data.classes.names, cfg.model).to(self.device)
+        self.model.to(self.device)
+        if computes_in_bf16(self.device, cfg.precision):
+            self.model.hold_frozen(torch.bfloat16)
+        if cfg.train.checkpoint_blocks:
+            self.model.recompute_blocks()
+        if cfg.compile:
+            require_compiler()
+            self.model.compile_blocks()
+        self.optimizer = make_optimizer(self.model, cfg.train)
+        self.losses_of = losses_of(self.model, cfg)
+        self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
+        self.at, self.last_scores, self.seconds = Progress(), None, 0.0
+        self.best: dict[str, dict | None] = {"unseen": None, "seen": None}  # scores of the best epochs so far
+        self.run = self._resume(Path(cfg.resume)) if cfg.resume else Run.start(cfg, processes=self.processes)
+        self._tell(images)
+
+    def _tell(self, images: int) -> None:
+        parameters = list(self.model.parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        machine = describe(self.device, self.cfg.precision, self.processes.count)
+        self.run.log(f"run {self.run.folder}  code {code_version()}  {machine}")
+        self.run.log(f"fold {self.cfg.fold}: unseen {', '.join(map(self.data.classes.name, self.data.unseen))}")
+        self.run.log(f"{images} training images, {len(self.draw)} test samples ({self.data.sample_protocol}), "
+                     f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters train, "
+                     f"{self.batches.batches} iterations an epoch, lr {self.cfg.train.lr:g} with {self.cfg.train.optimizer}")
+
+    def _resume(self, path: Path) -> Run:
+        """Take everything back from a run's last checkpoint."""
+        file = path / "checkpoints" / "last.pt" if path.is_dir() else path
+        saved = checkpoint.read(file, "give resume= the folder of a run that was stopped")
+        if not {"optimizer", "config"} <= saved.keys():
+            raise UserError(f"{file}: holds weights but not the state of a run; resume= wants checkpoints/last.pt")
+        then, now = flat(completed(saved["config"])), flat(to_dict(self.cfg))
+        changed = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k) and changes_numbers(k))
+        if changed:
+            what = ", ".join(f"{k} (then {then.get(k)!r}, now {now.get(k)!r})" for k in changed)
+            raise UserError(f"{file}: the run was started with other options: {what}; resume with the same ones, or "
+                            f"start a new run")
+        checkpoint.restore(self.model, saved, file, self.clip)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["rng"])
+        if self.device.type == "cuda" and saved["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
+        self.at, self.best = Progress(**saved["at"]), saved["best"]
+        self.last_scores, self.seconds = saved["last_scores"], saved["seconds"]
+        return Run.open(file.parent.parent, False, self.processes)
+
+    def _weights(self) -> dict:
+        epoch = self.at.epoch if self.at.step else max(0, self.at.epoch - 1)  # the one the weights come from
+        return {"model": self.model.trainable_state(), "epoch": epoch, "clip": self.clip,
+                "config": to_dict(self.cfg)}
+
+    def save(self) -> None:
+        """checkpoints/last.pt: all that a resumed run needs to give the same numbers."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        self.run.write_checkpoint("last.pt", {
+            **self._weights(), "at": vars(self.at).copy(), "optimizer": self.optimizer.state_dict(), "best": self.best,
+            "last_scores": self.last_scores, "seconds": self.seconds, "rng": torch.get_rng_state(), "cuda_rng": cuda})
+        self.saved = time.monotonic()
+
+    def train_epoch(self) -> None:
+        cfg, steps = self.cfg.train, self.batches.batches
+        self.batches.start(self.at.epoch, self.at.step)
+        stream = train_one_epoch(self.model, self.losses_of, self.text, self.loader, self.optimizer, self.at, steps,
+                                 cfg, self.device, self.autocast, self.processes)
+        bar = progress(stream, f"epoch {self.at.epoch + 1}/{cfg.epochs}", total=steps, initial=self.at.step)
+        images = seconds = 0
+        with self.stop:
+            for step in bar:
+                images, seconds = images + step["images"], seconds + step["seconds"]
+                self.seconds += step["seconds"]
+                bar.set_postfix(loss=f"{step['loss']:.3f}")
+                if step["iteration"] % cfg.log_every == 0:
+                    self.run.scalars({"train/loss": step["loss"], "train/loss_mask": step["main"],
+                                      "train/loss_last_block": step["last"], "train/loss_other_blocks": step["others"],
+                                      "train/lr": step["lr"], "train/images_per_s": images / seconds},
+                                     step["iteration"])
+                    images = seconds = 0
+                if step["stop"] or time.monotonic() - self.saved > 60 * cfg.checkpoint_minutes:
+                    self.save()
+                if step["stop"]:
+                    self.processes.wait()  # for rank 0 to have saved
+                    self.processes.close()
+                    raise Stopped(self.stop.number or signal.SIGTERM)
+
+    def evaluate_epoch(self) -> dict:
+        """Scores on unseen and on seen classes, into log and TensorBoard."""
+        epoch, data, args, processes = self.at.epoch, self.data, (self.device, self.autocast), self.processes
+        samples, kept = distinct([self.draw]), {}
+        chosen = spread(samples, self.cfg.eval.pictures)
+        stream = predict(self.model, self.text, data.loader(samples), *args, "unseen classes")
+        unseen = evaluate(watch(stream, chosen, kept, processes), data.unseen, data.classes, data.sample_protocol,
+                          draws=[self.draw], processes=processes)
+        stream = predict(self.model, self.text, data.loader(self.seen), *args, "seen classes")
+        seen = evaluate(stream, data.seen, data.classes, "exhaustive", processes=processes)
+        means = self.at.means()
+        self.run.log(f"epoch {epoch + 1}/{self.cfg.train.epochs}: loss {means['loss']:.4f} (mask {means['main']:.4f}, "
+                     f"last block {means['last']:.4f}, others {means['others']:.4f})  unseen mIoU {unseen['miou']:.2f} "
+                     f"({unseen['protocol']}, {unseen['samples']} samples)  FB-IoU {unseen['fb_iou']:.2f}  "
+                     f"seen mIoU {seen['miou']:.2f} ({seen['samples']} samples)")
+        step = (epoch + 1) * self.batches.batches
+        self.run.scalars({"unseen/mIoU": unseen["miou"], "unseen/FB-IoU": unseen["fb_iou"], "seen/mIoU": seen["miou"],
+                          **{f"unseen_IoU/{name}": iou for name, iou in unseen["per_class"].items()},
+                          **{f"seen_IoU/{name}": iou for name, iou in seen["per_class"].items()}}, step)
+        for k, p in enumerate(kept.values()):
+            self.run.picture(f"unseen/{k:02d}_{data.classes.name(p.sample.class_id)}", panel(p, data.classes), step)
+        return {"epoch": epoch + 1, "miou": unseen["miou"], "fb_iou": unseen["fb_iou"], "seen_miou": seen["miou"],
+                **{key: unseen[key] for key in ("per_class", "protocol", "samples")}}
+
+    def fit(self) -> None:
+        """All epochs, or until one no longer gets better; the best by each score go to checkpoints/."""
+        cfg = self.cfg.train
+        self.run.open_events(self.at.epoch * self.batches.batches + self.at.step)
+        self.save()
+        while self.at.epoch < cfg.epochs and not self._out_of_patience():
+            self.train_epoch()
+            self.save()  # if evaluation is cut off, it starts again from here
+            self.last_scores = self.evaluate_epoch()
+            for rule, best in self.best.items():
+                score = SELECTIONS[rule].score
+                if best is None or self.last_scores[score] > best[score]:
+                    self.best[rule] = self.last_scores
+                    self.run.write_checkpoint(SELECTIONS[rule].file, self._weights())
+            self.at = Progress(epoch=self.at.epoch + 1)
+            self.save()
+        if self.at.epoch < cfg.epochs:
+            self.run.log(f"no better {cfg.select} mIoU in {cfg.patience} epochs: stopping")
+
+    def _out_of_patience(self) -> bool:
+        """By the score that selects: to stop by the unseen classes would be to look at them."""
+        best = self.best.get(self.cfg.train.select)
+        return best is not None and self.at.epoch - best["epoch"] >= self.cfg.train.patience
+
+    def finish(self) -> None:
+        """Test the epoch that train.select names and say where everything is."""
+        selections, select = {**self.best, "last": self.last_scores}, self.cfg.train.select
+        weights = self.run.checkpoints / SELECTIONS[select].file
+        self.processes.wait()  # for rank 0 to have saved
+        checkpoint.restore(self.model, checkpoint.read(weights, "train again"), weights, self.clip)
+        results = final_test(self.model, self.text, self.data, self.cfg, self.run, self.device, self.autocast,
+                             str(weights), self.clip, {
+                                 "trained_on": trained_on(to_dict(self.cfg)),
+                                 "selection": SELECTIONS[select].words, "best_epoch": selections[select]["epoch"],
+                                 "selections": selections,
+                                 "last_epoch": self.last_scores, "training_seconds": round(self.seconds, 1)})
+        self.run.log(table(results))
+        self.run.log("\n".join(f"  {SELECTIONS[rule].words}: {scores['epoch']}, unseen mIoU {scores['miou']:.1f}"
+                               + (" (tested)" if rule == select else "") for rule, scores in selections.items()))
+        self.run.log(f"{where(self.run)}\nweights    {weights}\ncurves     tensorboard --logdir {self.cfg.exp}")
+
+
+def losses_of(model: ESDA, cfg: Config) -> EsdaLosses:
+    """The losses as the config weighs and turns them."""
+    last = len(model.image_encoder.transformer.resblocks) - 1
+    return EsdaLosses(last in model.image_encoder.prior_indices, cfg.loss.last, cfg.loss.others, cfg.loss.sign,
+                      cfg.loss.ignored, cfg.model.align_corners)
