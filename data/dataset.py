@@ -1,6 +1,5 @@
-"""The one data set: lists of images and masks in PASCAL's layout, whatever is in the pictures."""
-from collections.abc import Callable, Iterator
-from functools import partial
+"""The data set of every experiment: a list of images and masks in PASCAL's layout, read from disk into batches."""
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -8,12 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from data.files import read_pair
+from data.files import IGNORE, read_pair
 from data.index import Index
 from data.loader import Loader
 from data.samples import Sample, TrainImages
 from data.transform import FITS, Fit, augment, binary_target
-from util.evaluation.metric import IGNORE
 from util.runtime.errors import UserError
 
 
@@ -25,23 +23,9 @@ class TrainBatch(NamedTuple):
 
 class EvalBatch(NamedTuple):
     images: Tensor                      # (B, 3, S, S) uint8 RGB, padded on the right and below
-    inner: list[tuple[int, int]]        # (height, width) that each image fills of S x S
-    masks: list[np.ndarray]             # each (H, W) uint8 of class ids at the original size
+    valid_sizes: list[tuple[int, int]]  # (height, width) of S x S that each image fills
+    masks: list[np.ndarray]             # each (H, W) uint8 of class ids and 255, at the image's own size
     samples: list[Sample]
-    back: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]    # (S, S), inner, (H, W) -> (H, W)
-    cut: bool = False                   # whether patches that hold padding alone stay out of the network
-
-    def windows(self, model, images: Tensor) -> list[tuple[list[int], Tensor]]:
-        """What the network is given of ``images``, the batch's on any device: places in the batch, (b, 3, height, width).
-
-        All at once, unless ``cut``: then those that fill the same patches go together, without the other patches.
-        """
-        if not self.cut:
-            return [(list(range(len(images))), images)]
-        places: dict[tuple[int, int], list[int]] = {}
-        for place, inner in enumerate(self.inner):
-            places.setdefault(tuple(-(-side // model.patch) * model.patch for side in inner), []).append(place)
-        return [(at, images[at, :, :height, :width]) for (height, width), at in places.items()]
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
@@ -49,12 +33,15 @@ def _to_tensor(image: np.ndarray) -> Tensor:
 
 
 def mean_colour(pixel_mean: list[float]) -> tuple[int, int, int]:
-    """The padding colour: the mean that normalisation maps to zero, as uint8 RGB."""
+    """The padding colour, uint8 RGB: the mean, which normalisation maps to zero."""
     return tuple(round(255 * value) for value in pixel_mean)
 
 
 class TrainDataset(Dataset):
-    """Item (epoch, position, image) is a pure function of itself and the seed, whichever worker makes it."""
+    """Augmented crops with the target of one class each.
+
+    Item (epoch, position, image) depends on nothing but these three and the seed, whichever worker makes it.
+    """
 
     def __init__(self, root: str, index: Index, images: TrainImages, classes: int, size: int, fill, options, seed: int):
         self.root, self.index, self.images, self.classes = root, index, images, classes
@@ -75,17 +62,17 @@ class TrainDataset(Dataset):
 
 
 class TrainBatches(Sampler):
-    """The batches of an epoch, in an order that is a pure function of seed and epoch; whole batches only.
+    """The whole batches of an epoch, in an order that depends on nothing but seed and epoch.
 
-    ``samples`` per epoch, 0 for every image once; images are dealt out again when there are fewer. Process ``rank`` of
-    ``count`` gets its part of each batch, the first that of the first images. Raises UserError for uneven parts.
+    An epoch has ``samples`` samples; 0 means every image once. Images are used again where there are fewer.
+    Process ``rank`` of ``count`` gets an equal part of each batch. Raises UserError if the batch does not divide.
     """
 
     def __init__(self, images: int, batch_size: int, samples: int, seed: int, rank: int = 0, count: int = 1):
         if batch_size % count:
             less = batch_size - batch_size % count
-            raise UserError(f"train.batch_size={batch_size}, the batch of all processes together, cannot be parted "
-                            f"evenly among {count}; take " + (f"{less} or " if less else "") + str(less + count))
+            raise UserError(f"train.batch_size={batch_size}, the batch of all processes together, does not divide "
+                            f"evenly among {count} processes; take " + (f"{less} or " if less else "") + str(less + count))
         self.images, self.batch_size, self.seed, self.rank = images, batch_size, seed, rank
         self.samples, self.part = samples or images, batch_size // count
         self.epoch, self.first = 0, 0
@@ -112,7 +99,7 @@ class TrainBatches(Sampler):
 
 
 class EvalDataset(Dataset):
-    """The samples of a protocol, images fitted to the network's input and masks as they are."""
+    """The samples of a protocol: images fitted to the network's input, masks at their own size."""
 
     def __init__(self, root: str, index: Index, samples: list[Sample], classes: int, size: int, fill,
                  fit: Fit = FITS["described"]):
@@ -125,8 +112,8 @@ class EvalDataset(Dataset):
     def __getitem__(self, i: int):
         sample = self.samples[i]
         image, mask = read_pair(self.root, self.index.pairs[sample.row], self.classes)
-        canvas, inner = self.fit.there(image, self.size, self.fill)
-        return _to_tensor(canvas), inner, mask, sample
+        canvas, valid = self.fit.to_input(image, self.size, self.fill)
+        return _to_tensor(canvas), valid, mask, sample
 
 
 def _collate_train(items) -> TrainBatch:
@@ -134,9 +121,9 @@ def _collate_train(items) -> TrainBatch:
     return TrainBatch(torch.stack(images), torch.stack(targets), torch.tensor(class_ids))
 
 
-def _collate_eval(items, fit: Fit) -> EvalBatch:
-    images, inner, masks, samples = zip(*items)
-    return EvalBatch(torch.stack(images), list(inner), list(masks), list(samples), fit.back, fit.cut)
+def _collate_eval(items) -> EvalBatch:
+    images, valid_sizes, masks, samples = zip(*items)
+    return EvalBatch(torch.stack(images), list(valid_sizes), list(masks), list(samples))
 
 
 def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> Loader:
@@ -144,4 +131,4 @@ def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> 
 
 
 def eval_loader(dataset: EvalDataset, batch_size: int, workers: int) -> Loader:
-    return Loader(dataset, partial(_collate_eval, fit=dataset.fit), workers, batch_size=batch_size)
+    return Loader(dataset, _collate_eval, workers, batch_size=batch_size)

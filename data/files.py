@@ -6,6 +6,7 @@ import numpy as np
 
 from util.runtime.errors import UserError, require_file
 
+IGNORE = 255  # label of pixels that count nowhere, as VOC's void; the one definition for data/ and util/
 END_OF_JPEG, SCAN_OF_JPEG = b"\xff\xd9", b"\xff\xda"
 PNG, BIT_DEPTH = b"\x89PNG", 24  # how a PNG starts, and where its header says how many bits a sample has
 

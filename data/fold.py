@@ -3,15 +3,18 @@ from data.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, m
 from data.folds import classes_of
 from data.index import read_index
 from data.loader import Loader
-from data.manifest import read_manifest
-from data.samples import Sample, episodic, exhaustive, spread, train_images
+from data.samples import Sample, draw_samples, exhaustive, spread, train_images
 from data.transform import FITS
 from util.config import Config
+from util.runtime.errors import UserError
 from util.runtime.processes import SINGLE_PROCESS, Processes
 
 
 class FoldData:
-    """Raises UserError wherever lists, images or masks are missing or wrong. Each of several processes loads its part."""
+    """The loaders and samples of a fold; each of several processes loads its own share.
+
+    Raises UserError wherever lists, images or masks are missing or wrong.
+    """
 
     def __init__(self, cfg: Config, processes: Processes = SINGLE_PROCESS):
         self.cfg, self.processes = cfg, processes
@@ -20,9 +23,10 @@ class FoldData:
         self.seen = self.classes.seen(cfg.fold)
         self.index = read_index(cfg.data.root, cfg.data.val_list, len(self.classes.names))  # of the validation list
         self.fill = mean_colour(cfg.model.pixel_mean)
+        self.fit = FITS[cfg.eval.fit]
 
     def training(self) -> tuple[Loader, TrainBatches, int]:
-        """The loader, the sampler that says which epoch it deals, and the number of images."""
+        """The loader, the sampler that decides which epoch it yields, and the number of images."""
         cfg, count = self.cfg, len(self.classes.names)
         index = read_index(cfg.data.root, cfg.data.train_list, count)
         images = train_images(index, self.classes, cfg.fold, cfg.data.min_pixels, cfg.data.train_classes)
@@ -33,32 +37,33 @@ class FoldData:
 
     def draws(self) -> list[list[Sample]]:
         """The fold's test samples: one list, or several under the episodic protocol with ``eval.draws``."""
-        cfg = self.cfg.eval
-        if cfg.manifest:
-            return [read_manifest(cfg.manifest, self.index, self.classes, self.unseen)]
-        if self.sample_protocol == "exhaustive":
-            return [exhaustive(self.index, self.unseen, self.cfg.data.min_pixels)]
-        return [episodic(self.index, self.unseen, self.cfg.data.min_pixels, cfg.samples, cfg.seed + k)
-                for k in range(cfg.draws)]
+        return draw_samples(self.cfg, self.index, self.classes)
 
     @property
     def sample_protocol(self) -> str:
-        """How samples of one image and one class are scored; the generalised protocol has none of its own."""
+        """The name of the protocol that ``draws`` follows."""
         if self.cfg.eval.manifest:
             return "manifest"
         return "exhaustive" if self.cfg.eval.protocol == "generalised" else self.cfg.eval.protocol
 
     def every_image(self) -> list[Sample]:
-        """The validation list's images for the generalised protocol, in samples without a class (0)."""
-        rows = [Sample(row, 0) for row in range(len(self.index.pairs))]
-        return spread(rows, self.cfg.eval.images or len(rows))
+        """The images that the generalised protocol scores, as samples without a class (0).
+
+        Raises UserError if they show no seen or no unseen class: its mIoU would be 0 whatever the model does.
+        """
+        rows = spread(list(range(len(self.index.pairs))), self.cfg.eval.images or len(self.index.pairs))
+        for kind, class_ids in (("unseen", self.unseen), ("seen", self.seen)):
+            if not self.index.pixels[rows][:, list(class_ids)].any():
+                raise UserError(f"{self.cfg.data.val_list}: the {len(rows)} images of the generalised test show no "
+                                f"{kind} class, so its mIoU means nothing; raise eval.images or check data.val_list")
+        return [Sample(row, 0) for row in rows]
 
     def seen_samples(self) -> list[Sample]:
-        """Held-out images of the classes that are trained on, ``eval.seen_samples`` of them."""
+        """Held-out images of the seen classes, ``eval.seen_samples`` of them."""
         return spread(exhaustive(self.index, self.seen, self.cfg.data.min_pixels), self.cfg.eval.seen_samples)
 
     def loader(self, samples: list[Sample]) -> Loader:
-        """Batches of this process's share of the test samples."""
+        """Batches of this process's share of the samples, fitted to the network's input as ``fit`` does."""
         dataset = EvalDataset(self.cfg.data.root, self.index, self.processes.share(samples), len(self.classes.names),
-                              self.cfg.model.size, self.fill, FITS[self.cfg.eval.fit])
+                              self.cfg.model.size, self.fill, self.fit)
         return eval_loader(dataset, self.cfg.eval.batch_size, self.cfg.data.workers)

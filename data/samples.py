@@ -1,12 +1,22 @@
-"""Which (image, class) samples a fold trains on and is tested on (PROTOCOL: PFENet, BAM, ESDA)."""
+"""Which (image, class) samples a fold trains on and is tested on (as in PFENet, BAM and ESDA).
+
+    python -m data.samples --config config/pascal/esda.yaml fold=0 > lists/pascal/episodic_fold0.txt
+
+prints the test samples as a manifest, a small text file, so that two codebases or two machines can score the same
+ones: ``eval.manifest=FILE`` scores the samples of FILE. A line holds a mask, a class id and the class's name; lines
+that begin with # are remarks.
+"""
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from data.folds import Classes
-from data.index import Index
-from util.runtime.errors import UserError
+from data.folds import Classes, classes_of
+from data.index import Index, read_index
+from util.config import Config, from_command_line
+from util.runtime.errors import UserError, require_file, run_main
 
 
 class Sample(NamedTuple):
@@ -15,7 +25,7 @@ class Sample(NamedTuple):
     class_id: int
 
 
-TRAINED_ON = {  # data.train_classes, as results tell of it
+TRAINED_ON = {  # what results say of data.train_classes
     "seen": "images without any unseen class, as published",
     "ignore": "images with seen classes, unseen classes' pixels ignored",
     "all": "masks of all classes: a ceiling, not zero-shot",
@@ -24,18 +34,18 @@ TRAINED_ON = {  # data.train_classes, as results tell of it
 
 @dataclass(frozen=True)
 class TrainImages:
-    """The images a fold trains on, the classes that may be drawn in each, and those whose pixels are ignored."""
+    """The images a fold trains on, the classes that may be drawn in each, and the classes whose pixels are ignored."""
     rows: list[int]
     classes: list[tuple[int, ...]]
     ignored: tuple[int, ...] = ()
 
 
 def train_images(index: Index, classes: Classes, fold: int, min_pixels: int, which: str) -> TrainImages:
-    """Images with at least one present class to learn from.
+    """The images that show at least one class to learn from with ``min_pixels`` or more.
 
-    A class is present from ``min_pixels`` on; once an image is in, any of its classes may be drawn, however small.
+    In such an image any class may be drawn, however small.
     which: ``seen`` drops images with any unseen pixel (PFENet, BAM, ESDA); ``ignore`` keeps them for their seen
-    classes and ignores the unseen ones' pixels; ``all`` learns from every class.
+    classes and ignores the unseen classes' pixels; ``all`` learns from every class.
     """
     unseen = list(classes.unseen(fold))
     allowed = np.array(range(1, len(classes.names) + 1) if which == "all" else classes.seen(fold))
@@ -65,18 +75,33 @@ def episodic(index: Index, class_ids: tuple[int, ...], min_pixels: int, count: i
     samples = []
     for i in range(count):
         row = int(rows[i % len(rows)])
-        there = ids[index.pixels[row, ids] > 0]
-        samples.append(Sample(row, int(np.random.default_rng((seed, i)).choice(there))))
+        present = ids[index.pixels[row, ids] > 0]
+        samples.append(Sample(row, int(np.random.default_rng((seed, i)).choice(present))))
     return samples
 
 
+def draw_samples(cfg: Config, index: Index, classes: Classes) -> list[list[Sample]]:
+    """The fold's test samples as section ``eval`` asks for them.
+
+    There is one list, or ``eval.draws`` lists under the episodic protocol. The generalised protocol has no samples of
+    one class; training chooses its epochs by those of the exhaustive protocol. index: of the validation list.
+    """
+    unseen, options = classes.unseen(cfg.fold), cfg.eval
+    if options.manifest:
+        return [read_manifest(options.manifest, index, classes, unseen)]
+    if options.protocol == "episodic":
+        return [episodic(index, unseen, cfg.data.min_pixels, options.samples, options.seed + k)
+                for k in range(options.draws)]
+    return [exhaustive(index, unseen, cfg.data.min_pixels)]
+
+
 def distinct(draws: list[list[Sample]]) -> list[Sample]:
-    """The samples of all draws, each once, in the order of their first appearance: what has to be predicted."""
+    """The samples of all draws, each once, in the order of their first appearance: the ones to predict."""
     return list(dict.fromkeys(sample for draw in draws for sample in draw))
 
 
-def spread(samples: list[Sample], count: int) -> list[Sample]:
-    """``count`` of the samples, evenly spaced over the list."""
+def spread(samples: list, count: int) -> list:
+    """``count`` of the samples, evenly spaced over the list; all of them if there are not that many."""
     if count >= len(samples):
         return samples
     return [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
@@ -87,3 +112,60 @@ def _not_empty(samples, index: Index, class_ids, min_pixels: int):
         raise UserError(f"{index.list_file}: the fold is empty: no image shows any of the classes {list(class_ids)} with "
                         f"{min_pixels} pixels; check data.val_list, data.classes and data.min_pixels")
     return samples
+
+
+def write_manifest(samples: list[Sample], index: Index, classes: Classes, remark: str) -> str:
+    """The text of a manifest."""
+    lines = [f"{index.pairs[s.row][1]} {s.class_id} {classes.name(s.class_id)}" for s in samples]
+    return "\n".join([f"# {remark}", "# mask, class id, class name", *lines]) + "\n"
+
+
+def read_manifest(path: str | Path, index: Index, classes: Classes, allowed: tuple[int, ...]) -> list[Sample]:
+    """The samples of a manifest, in its order; a sample that occurs several times is counted as often.
+
+    Raises UserError, naming the line, for a mask that is not in the index's list, for a class that is not one of the
+    ``allowed`` ids or has another name here, and for a class that the mask does not show.
+    """
+    require_file(path, "eval.manifest names a file that python -m data.samples made")
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # with or without a byte order mark
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file in UTF-8; eval.manifest names a file that python -m data.samples made"
+                        ) from None
+    rows = {mask: row for row, (_, mask) in enumerate(index.pairs)}
+    samples = []
+    for number, line in enumerate(lines, start=1):
+        parts = line.split(maxsplit=2)
+        if not parts or parts[0].startswith("#"):
+            continue
+        where = f"{path}:{number}"
+        if len(parts) != 3 or not (parts[1].isascii() and parts[1].isdecimal()):
+            raise UserError(f"{where}: {line!r} should be a mask, a class id and the class's name")
+        mask, class_id, name = parts[0], int(parts[1]), parts[2].strip()
+        if mask not in rows:
+            raise UserError(f"{where}: {mask} is not in {index.list_file}; the manifest belongs to another list")
+        if class_id not in allowed or classes.name(class_id) != name:
+            names = ", ".join(f"{c} {classes.name(c)}" for c in allowed)
+            raise UserError(f"{where}: {class_id} {name} is none of this fold's unseen classes ({names}); check fold and "
+                            f"data.classes")
+        if not index.pixels[rows[mask], class_id]:
+            raise UserError(f"{where}: {mask} shows no pixel of {class_id} {name}; the manifest was made from other "
+                            f"masks, make it again")
+        samples.append(Sample(rows[mask], class_id))
+    if not samples:
+        raise UserError(f"{path}: holds no samples; make it again")
+    return samples
+
+
+def main() -> None:
+    cfg = from_command_line(sys.argv[1:])
+    classes = classes_of(cfg.data)
+    index = read_index(cfg.data.root, cfg.data.val_list, len(classes.names))
+    samples = draw_samples(cfg, index, classes)[0]
+    print(write_manifest(samples, index, classes,
+                         f"{cfg.dataset} fold {cfg.fold}, {cfg.eval.protocol}, {len(samples)} samples of "
+                         f"{cfg.data.val_list}, classes from {cfg.data.min_pixels} px on, seed {cfg.eval.seed}"), end="")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,4 +1,4 @@
-"""From images of any size to square network inputs, and back: random in training, faithful in evaluation."""
+"""From images of any size to square network inputs: augmented in training, and reversibly in evaluation."""
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from util.evaluation.metric import IGNORE
+from data.files import IGNORE
 
 
 def augment(image: np.ndarray, mask: np.ndarray, class_id: int, size: int, fill, options,
@@ -53,54 +53,55 @@ def _crop(image, mask, class_id, size, fill, options, rng):
     return image[window], mask[window]
 
 
-def fit(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int, int]]:
-    """Resize the longer side to ``size`` and pad on the right and below.
+def to_input(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int, int]]:
+    """Resize an image (H, W, 3) so that its longer side is ``size``, and pad it with ``fill`` on the right and below.
 
-    Returns the (size, size, 3) canvas and the (height, width) of it that the image fills.
+    Returns the (size, size, 3) canvas and its valid size: the (height, width) of it that the image fills.
     """
     height, width = image.shape[:2]
     factor = size / max(height, width)
-    inner = (max(1, round(height * factor)), max(1, round(width * factor)))
-    if inner != (height, width):
-        way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-        image = cv2.resize(image, inner[::-1], interpolation=way)
-    canvas = cv2.copyMakeBorder(image, 0, size - inner[0], 0, size - inner[1], cv2.BORDER_CONSTANT, value=fill)
-    return canvas, inner
+    valid = (max(1, round(height * factor)), max(1, round(width * factor)))
+    if valid != (height, width):
+        image = cv2.resize(image, valid[::-1], interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR)
+    canvas = cv2.copyMakeBorder(image, 0, size - valid[0], 0, size - valid[1], cv2.BORDER_CONSTANT, value=fill)
+    return canvas, valid
 
 
-def unfit(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """The way back: cut the padding off (S, S) and resize bilinearly to ``shape``, the image's (height, width)."""
-    evidence = evidence[:inner[0], :inner[1]]
+def to_original(evidence: Tensor, valid: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Cut the padding off a map (S, S) and resize the rest bilinearly to ``shape``, the image's own (H, W)."""
+    evidence = evidence[:valid[0], :valid[1]]
     if evidence.shape == shape:
         return evidence
     return _resize(evidence, shape, align_corners=False)
 
 
 def _resize(evidence: Tensor, shape: tuple[int, int], align_corners: bool) -> Tensor:
-    """(h, w) to ``shape``, bilinearly. F.interpolate itself would, for the sake of a gradient that nobody wants here,
-    make some forty small operations of it on a GPU that is to be deterministic.
+    """(h, w) to ``shape``, bilinearly.
+
+    F.interpolate gives the same numbers, but on a GPU in deterministic mode it decomposes into some forty small
+    operations, so that its gradient is deterministic too. No gradient is needed here.
     """
     return torch.ops.aten.upsample_bilinear2d(evidence[None, None], shape, align_corners)[0, 0]
 
 
-def fit_released(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int, int]]:
-    """As :func:`fit`, in the manner of the released code and of PFENet and BAM before it: the longer side becomes
-    ``size``, the other int(side * ratio), both are floored to a multiple of 8, and the canvas is black, not ``fill``.
+def to_input_released(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int, int]]:
+    """As :func:`to_input`, but the way the released code, PFENet and BAM do it: the longer side becomes ``size``, the
+    other int(side * ratio), both are floored to a multiple of 8, and the padding is black instead of ``fill``.
     """
     height, width = image.shape[:2]
     ratio = size / max(height, width)
-    # int() can be one pixel short, which the floor makes eight: the longer side, the height of a square, is spared that
-    inner = (size, int(width * ratio)) if height >= width else (int(height * ratio), size)
-    inner = tuple(max(8, side // 8 * 8) for side in inner)
+    # int(side * ratio) may be a pixel short, which the floor makes eight. The longer side (a square's height) is exact.
+    valid = (size, int(width * ratio)) if height >= width else (int(height * ratio), size)
+    valid = tuple(max(8, side // 8 * 8) for side in valid)
     canvas = np.zeros((size, size, 3), np.uint8)
-    canvas[:inner[0], :inner[1]] = cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR)
-    return canvas, inner
+    canvas[:valid[0], :valid[1]] = cv2.resize(image, valid[::-1], interpolation=cv2.INTER_LINEAR)
+    return canvas, valid
 
 
-def unfit_released(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Its way back: (S, S), padding and all, becomes a square of the image's longer side, scored where the image lies.
+def to_original_released(evidence: Tensor, valid: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Resize the whole (S, S), padding included, to a square of the image's longer side, and cut out the image.
 
-    ``inner`` is not looked at, so that where a side was floored the prediction is off by a few pixels.
+    ``valid`` is not used: where a side was floored, the prediction is off by a few pixels, as in the released code.
     """
     longer = max(shape)
     square = _resize(evidence, (longer, longer), align_corners=True)
@@ -108,16 +109,19 @@ def unfit_released(evidence: Tensor, inner: tuple[int, int], shape: tuple[int, i
 
 
 class Fit(NamedTuple):
-    """A test image's way to the network's input and the prediction's way back to the image's own pixels."""
-    there: Callable[[np.ndarray, int, tuple], tuple[np.ndarray, tuple[int, int]]]
-    back: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]
-    cut: bool = False   # whether patches that hold padding alone stay out of the network
+    """How a test image becomes the network's input, and how a map of that input returns to the image's own pixels."""
+    to_input: Callable[[np.ndarray, int, tuple], tuple[np.ndarray, tuple[int, int]]]
+    to_original: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]
+    cut: bool = False   # whether patches that hold nothing but padding are left out of the network's input
 
 
-FITS = {"described": Fit(fit, unfit), "cut": Fit(fit, unfit, cut=True),  # by eval.fit
-        "released": Fit(fit_released, unfit_released)}
+FITS = {  # by eval.fit
+    "described": Fit(to_input, to_original),
+    "cut": Fit(to_input, to_original, cut=True),
+    "released": Fit(to_input_released, to_original_released),
+}
 
 
 def binary_target(mask: np.ndarray, class_id: int) -> np.ndarray:
-    """A mask of class ids to the target of one class: 1 there, 255 where ignored, 0 elsewhere; uint8, a new array."""
+    """The target of one class from a mask of class ids, a new uint8 array: 1 the class, 255 ignored, 0 the rest."""
     return np.where(mask == IGNORE, np.uint8(IGNORE), (mask == class_id).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Where this command has gone."""
+"""Tells where this command has gone."""
 import sys
 
-sys.exit("util.manifest is now data.manifest: python -m data.manifest --config FILE fold=0 > M.txt")
+sys.exit("util.manifest is now data.samples: python -m data.samples --config FILE fold=0 > M.txt")

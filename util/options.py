@@ -189,7 +189,7 @@ class Eval:
     seed: int = option(321, "of the episodic draw", least=0, most=2**63 - 1)
     draws: int = option(1, "episodic: how many draws are scored, with seeds `seed`, seed + 1, ...; mean and deviation",
                         least=1, most=1000)
-    manifest: str = option("", "a file of data.manifest: these samples, whatever the protocol would draw")
+    manifest: str = option("", "a file that python -m data.samples made: these samples, whatever the protocol would draw")
     images: int = option(0, "generalised: so many images, evenly spaced over the validation list; 0: all",
                          least=0, most=2**31 - 1)
     presence: float = option(

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from data.fold import FoldData
-from data.manifest import read_manifest, write_manifest
-from data.samples import distinct
+from data.samples import distinct, read_manifest, write_manifest
 from util.config import ROOT, Config, load
 from util.runtime.errors import UserError
 
@@ -32,7 +31,8 @@ def test_a_manifest_brings_the_same_samples_back(tiny_options, tmp_path):
 @pytest.mark.parametrize("line, named", [
     ("SegmentationClassAug/nosuch.png 1 circle", ":2: SegmentationClassAug/nosuch.png is not in"),
     ("SegmentationClassAug/val_000001.png 1 star", "1 star is none"), ("SegmentationClassAug/val_000001.png 9 moon", "9 "),
-    ("SegmentationClassAug/val_000001.png one circle", "should be a mask"), ("", "holds no samples")])
+    ("SegmentationClassAug/val_000001.png one circle", "should be a mask"), ("", "holds no samples"),
+    ("SegmentationClassAug/val_000001.png 1 circle", "val_000001.png shows no pixel of 1 circle")])
 def test_a_wrong_manifest_is_named_by_its_line(tiny_options, tmp_path, line, named):
     data = data_of(tiny_options)
     (tmp_path / "m.txt").write_text(f"# remark\n{line}\n")
@@ -64,7 +64,7 @@ def test_several_draws_in_one_pass_are_those_of_several_runs(run_script, tiny_op
     assert several["miou_std"] == pytest.approx(np.std(several["draws"], ddof=1))
     root = Path(next(o for o in tiny_options if o.startswith("data.root=")).partition("=")[2])
     shutil.rmtree(root / "index")  # making it again must leave nothing in the manifest
-    manifest = run_script("data.manifest", "--config", "config/shapes/esda.yaml", *tiny_options, *EPISODIC)
+    manifest = run_script("data.samples", "--config", "config/shapes/esda.yaml", *tiny_options, *EPISODIC)
     (tmp_path / "m.txt").write_text(manifest.stdout)
     again, _ = score("manifest", f"eval.manifest={tmp_path / 'm.txt'}")
     assert again["miou"] == pytest.approx(single[0]["miou"]) and again["protocol"] == "manifest"

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.transform import IGNORE, augment, binary_target, fit, unfit
+from data.files import IGNORE
+from data.transform import augment, binary_target, to_input, to_original
 from util.config import BASE, Config, load
 
 FILL = (123, 117, 104)
@@ -139,11 +140,11 @@ def test_a_class_too_large_to_keep_still_gives_a_crop():
 def test_a_prediction_finds_back_to_the_original_pixels(height, width, size):
     """A model that sees perfectly at the network's size must give the original mask, up to the lost detail."""
     image, mask = scene(height, width)
-    canvas, inner = fit(image, size, FILL)
-    assert canvas.shape == (size, size, 3) and max(inner) == size
-    assert abs(inner[0] / inner[1] - height / width) < 0.1 * height / width
+    canvas, valid = to_input(image, size, FILL)
+    assert canvas.shape == (size, size, 3) and max(valid) == size
+    assert abs(valid[0] / valid[1] - height / width) < 0.1 * height / width
     red, blue = (torch.from_numpy(canvas[..., channel].astype(np.float32)) for channel in (0, 2))
-    found = unfit(red - blue, inner, mask.shape).numpy() > 0
+    found = to_original(red - blue, valid, mask.shape).numpy() > 0
     truth = mask == 3
     assert found.shape == truth.shape
     tolerance = 1 + max(height, width) / size  # px at the original size: one of the network's, and one of the image's
@@ -155,8 +156,8 @@ def test_a_prediction_finds_back_to_the_original_pixels(height, width, size):
 
 def test_fit_pads_on_the_right_and_below_with_the_fill_colour():
     for height, width in ((20, 64), (64, 20)):
-        canvas, inner = fit(np.zeros((height, width, 3), np.uint8), 64, FILL)
-        assert inner == (height, width)
+        canvas, valid = to_input(np.zeros((height, width, 3), np.uint8), 64, FILL)
+        assert valid == (height, width)
         assert not canvas[:height, :width].any()
         assert (canvas[height:] == FILL).all() and (canvas[:, width:] == FILL).all()
 
@@ -164,23 +165,23 @@ def test_fit_pads_on_the_right_and_below_with_the_fill_colour():
 @pytest.mark.parametrize("height, width", [(64, 64), (40, 64)])
 def test_an_image_of_the_right_size_passes_unchanged(height, width):
     image, _ = scene(height, width)
-    canvas, inner = fit(image, 64, FILL)
+    canvas, valid = to_input(image, 64, FILL)
     assert np.array_equal(canvas[:height, :width], image)
     evidence = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(unfit(evidence, inner, (height, width)), evidence[:height, :width])
+    assert torch.equal(to_original(evidence, valid, (height, width)), evidence[:height, :width])
 
 
 def test_fit_leaves_its_input_alone():
     image, _ = scene(64, 64)
     before = image.copy()
-    canvas, _ = fit(image, 64, FILL)
+    canvas, _ = to_input(image, 64, FILL)
     canvas[:] = 0
     assert np.array_equal(image, before)
 
 
 def test_an_extremely_long_image_still_fits():
-    canvas, inner = fit(np.zeros((1, 400, 3), np.uint8), 64, FILL)
-    assert canvas.shape == (64, 64, 3) and inner == (1, 64)
+    canvas, valid = to_input(np.zeros((1, 400, 3), np.uint8), 64, FILL)
+    assert canvas.shape == (64, 64, 3) and valid == (1, 64)
 
 
 def test_binary_target_is_a_new_array_of_0_1_and_255():

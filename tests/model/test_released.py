@@ -15,7 +15,7 @@ import convert
 from data.fold import FoldData
 from data.folds import Classes, classes_of
 from data.samples import Sample
-from data.transform import FITS, fit_released, unfit_released
+from data.transform import FITS, to_input_released, to_original_released
 from model.build import build_esda, embed_names
 from model.clip.clip import CLIP
 from model.clip.text_encoder import TextEmbedding, TextEncoder
@@ -27,7 +27,8 @@ from model.losses import EsdaLosses, similarity_losses
 from model.released import our_name, released_name
 from model.whole import whole_of
 from util.config import ROOT, Config, flat, load, to_dict
-from util.evaluation.evaluate import evaluate, predict
+from util.evaluation.evaluate import evaluate
+from util.evaluation.predict import Predictor
 from util.run import checkpoint
 from util.runtime.errors import UserError
 from util.training import trainer
@@ -268,7 +269,7 @@ def test_the_bare_name_is_what_the_text_encoder_reads():
     (427, 427, (480, 472))])  # int(427 * (480 / 427)) is 479: so it is there too
 def test_released_fit_by_hand(height, width, inner):
     image = np.random.default_rng(0).integers(1, 255, (height, width, 3)).astype(np.uint8)
-    canvas, found = fit_released(image, 480, (123, 117, 104))
+    canvas, found = to_input_released(image, 480, (123, 117, 104))
     assert found == inner and canvas.shape == (480, 480, 3) and canvas.dtype == np.uint8
     assert np.array_equal(canvas[:inner[0], :inner[1]], cv2.resize(image, inner[::-1], interpolation=cv2.INTER_LINEAR))
     assert not canvas[inner[0]:].any() and not canvas[:, inner[1]:].any()
@@ -278,7 +279,7 @@ def test_released_way_back_by_hand():
     """375 x 500: the 480 x 480 logits become 500 x 500, corner on corner, and the top 375 rows are scored."""
     rows, columns = torch.meshgrid(torch.arange(480.0), torch.arange(480.0), indexing="ij")
     for ramp, index in ((rows, torch.arange(375)[:, None]), (columns, torch.arange(500)[None])):
-        found = unfit_released(ramp, (360, 480), (375, 500))
+        found = to_original_released(ramp, (360, 480), (375, 500))
         assert found.shape == (375, 500)
         assert torch.allclose(found, (index * 479 / 499).expand(375, 500), atol=1e-3)
 
@@ -293,8 +294,8 @@ def test_eval_fit_chooses_both_ways(tiny_options, tiny_shapes, tmp_path):
     for name in FITS:
         data = FoldData(load(Config, ROOT / "config/shapes/esda.yaml", [*tiny_options, *mine, f"eval.fit={name}"]))
         found[name] = next(iter(data.loader([Sample(0, 1)])))
-        assert found[name].back is FITS[name].back
-    assert found["described"].inner == [(45, 64)] and found["released"].inner == [(40, 64)]
+        assert data.fit is FITS[name]
+    assert found["described"].valid_sizes == [(45, 64)] and found["released"].valid_sizes == [(40, 64)]
     assert found["described"].images[0, :, 50, 50].tolist() == [123, 117, 104]
     assert found["released"].images[0, :, 50, 50].tolist() == [0, 0, 0]
     assert np.array_equal(found["described"].masks[0], found["released"].masks[0])
@@ -421,9 +422,8 @@ def by_reference(reference: Reference, cfg: Config) -> dict:
 
     data = FoldData(cfg)
     ids = Tokenizer()(data.classes.names, 16)
-    loader = data.loader(data.draws()[0])
-    stream = predict(Model(), ids, loader, torch.device("cpu"), contextlib.nullcontext(), "")
-    return evaluate(stream, data.unseen, data.classes, cfg.eval.protocol)
+    predict = Predictor(Model(), ids, data.fit, torch.device("cpu"), contextlib.nullcontext())
+    return evaluate(predict, data.loader(data.draws()[0]), data.unseen, data.classes, cfg.eval.protocol).scores
 
 
 def test_released_checkpoints_through_the_commands(run_script, tiny_options, reference, released_file, tmp_path,

@@ -232,7 +232,7 @@ def scores(options: list[str], processes: Processes) -> list:
 
 
 def test_shared_evaluation_counts_every_sample_once(options, tiny_shapes, tmp_path, environment, run_script):
-    listed = run_script("data.manifest", "--config", CONFIG, *options, "eval.protocol=episodic", "eval.samples=1")
+    listed = run_script("data.samples", "--config", CONFIG, *options, "eval.protocol=episodic", "eval.samples=1")
     assert listed.returncode == 0, listed.stderr
     manifest = tmp_path / "one.txt"
     manifest.write_text(listed.stdout)

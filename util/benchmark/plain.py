@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data.dataset import EvalBatch
+from data.transform import Fit
 from model.clip.layers import Attention
 from model.esda import ESDA, Segmentation
 from model.losses import IGNORE, EsdaLosses, Losses, cover_of, prototype
@@ -111,7 +112,7 @@ class PlainLosses(EsdaLosses):
 
 
 @torch.inference_mode()
-def evaluate_in_numpy(model, text, batches: list[EvalBatch], device, autocast, class_ids: tuple[int, ...]) -> dict:
+def evaluate_in_numpy(model, text, fit: Fit, device, autocast, batches: list[EvalBatch], class_ids: tuple[int, ...]) -> dict:
     """miou and fb_iou in percent, as util.evaluation.evaluate has them: both logits to the original size, argmax, histograms."""
     model.eval()
     areas, both = {c: np.zeros((2, 2)) for c in class_ids}, np.zeros((2, 2))  # rows intersection, union
@@ -119,8 +120,8 @@ def evaluate_in_numpy(model, text, batches: list[EvalBatch], device, autocast, c
         rows = torch.tensor([sample.class_id for sample in batch.samples], device=device) - 1
         with autocast:
             logits = model(batch.images.to(device), text[rows]).logits
-        for pair, inner, mask, sample in zip(logits, batch.inner, batch.masks, batch.samples):
-            pair = torch.stack([batch.back(part, inner, mask.shape) for part in pair])
+        for pair, inner, mask, sample in zip(logits, batch.valid_sizes, batch.masks, batch.samples):
+            pair = torch.stack([fit.to_original(part, inner, mask.shape) for part in pair])
             found = pair.argmax(0).cpu().numpy()
             truth = np.where(mask == IGNORE, IGNORE, mask == sample.class_id)
             found[truth == IGNORE] = IGNORE
@@ -133,13 +134,13 @@ def evaluate_in_numpy(model, text, batches: list[EvalBatch], device, autocast, c
 
 
 @torch.inference_mode()
-def label_by_name(model, text, esda: ESDA, words, batches: list[EvalBatch], device, autocast, presence: float,
-                  names: int) -> list[np.ndarray]:
+def label_by_name(model, text, esda: ESDA, words, fit: Fit, batches: list[EvalBatch], device, autocast,
+                  presence: float, names: int) -> list[np.ndarray]:
     """Labels (H, W) of every image, as util.evaluation.generalised has them: a forward pass a name, the strongest in numpy."""
     model.eval()
     labels = []
     for batch in batches:
-        for image, inner, mask in zip(batch.images, batch.inner, batch.masks):
+        for image, inner, mask in zip(batch.images, batch.valid_sizes, batch.masks):
             image = image[None].to(device)
             with autocast:
                 patches = esda.clip_patches(image)
@@ -149,6 +150,6 @@ def label_by_name(model, text, esda: ESDA, words, batches: list[EvalBatch], devi
                     logits = model(image, text[torch.tensor([k], device=device)]).logits
                     found = logits[:, 1] - logits[:, 0]                      # (1, S, S)
                     found = found + presence * esda.presence(patches, found[:, None], words, k)
-                evidence.append(batch.back(found[0], inner, mask.shape).float().cpu().numpy())
+                evidence.append(fit.to_original(found[0], inner, mask.shape).float().cpu().numpy())
             labels.append(np.stack(evidence).argmax(0))
     return labels

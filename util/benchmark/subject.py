@@ -68,7 +68,7 @@ class Subject:
         rng, (width, height) = np.random.default_rng(0), ORIGINAL
         fit = FITS[self.cfg.eval.fit]
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        canvas, inner = fit.there(image, self.cfg.model.size, mean_colour(self.cfg.model.pixel_mean))
+        canvas, valid = fit.to_input(image, self.cfg.model.size, mean_colour(self.cfg.model.pixel_mean))
         canvas = torch.from_numpy(canvas.transpose(2, 0, 1).copy())
         samples = [Sample(i, 1 + i % len(self.classes.names)) for i in range(images)]
         batches = []
@@ -77,7 +77,7 @@ class Subject:
             for mask, sample in zip(masks, chunk):
                 mask[height // 4:height // 2, width // 4:width // 2] = sample.class_id
             batches.append(as_loaded(EvalBatch(canvas.expand(len(chunk), -1, -1, -1).contiguous(),
-                                               [inner] * len(chunk), masks, chunk, fit.back), self.device))
+                                               [valid] * len(chunk), masks, chunk), self.device))
         return batches
 
 

@@ -1,12 +1,13 @@
 """The work that is timed: a training step, evaluation, generalised inference, each by the code that runs do it with."""
 from collections.abc import Callable
 
-from data.dataset import EvalBatch
+from data.transform import FITS, Fit
 from util.benchmark.plain import evaluate_in_numpy, label_by_name
 from util.benchmark.subject import Subject, Variant
 from util.benchmark.switches import EVAL, GENERALISED, TRAIN
-from util.evaluation.evaluate import evaluate, predict
-from util.evaluation.generalised import label_images
+from util.evaluation.evaluate import evaluate
+from util.evaluation.generalised import Labeller
+from util.evaluation.predict import Predictor
 from util.runtime.processes import SINGLE_PROCESS
 from util.training.loop import Progress, train_one_epoch
 
@@ -33,22 +34,23 @@ class Work:
                                         Progress(), 1, cfg.train, device, variant.autocast, SINGLE_PROCESS))
         return step
 
-    def _batches(self, variant: Variant, batched: bool) -> list[EvalBatch]:
-        return [batch._replace(cut=variant.switches.cut) for batch in self.batches[batched]]
+    def _fit(self, variant: Variant) -> Fit:
+        return FITS[self.subject.cfg.eval.fit]._replace(cut=variant.switches.cut)
 
     def _evaluate(self, variant: Variant):
-        subject, batches = self.subject, self._batches(variant, variant.switches.batched)
-        args = variant.model, variant.text, batches, subject.device, variant.autocast
+        subject, batches = self.subject, self.batches[variant.switches.batched]
         ids = subject.classes.folds[0]
+        args = variant.model, variant.text, self._fit(variant), subject.device, variant.autocast
         if not variant.switches.scoring:
-            return lambda: evaluate_in_numpy(*args, ids)
-        return lambda: evaluate(predict(*args, "evaluation"), ids, subject.classes, "exhaustive")
+            return lambda: evaluate_in_numpy(*args, batches, ids)
+        return lambda: evaluate(Predictor(*args), batches, ids, subject.classes, "exhaustive").scores
 
     def _label(self, variant: Variant):
         subject, options = self.subject, self.subject.cfg.eval
         if not variant.switches.shared:
-            return lambda: label_by_name(variant.model, variant.text, variant.esda, subject.words, self.batches[False],
-                                         subject.device, variant.autocast, options.presence, len(subject.words.cls))
-        return lambda: [labels for labels, _ in label_images(
-            variant.model, subject.words, self._batches(variant, True), subject.device, variant.autocast, options.presence,
-            options.chunk, "generalised")]
+            return lambda: label_by_name(variant.model, variant.text, variant.esda, subject.words, self._fit(variant),
+                                         self.batches[False], subject.device, variant.autocast, options.presence,
+                                         len(subject.words.cls))
+        label_images = Labeller(variant.model, subject.words, self._fit(variant), subject.device, variant.autocast,
+                                options.presence, options.chunk)
+        return lambda: [labels for batch in self.batches[True] for labels in label_images(batch)]

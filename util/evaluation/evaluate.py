@@ -1,86 +1,70 @@
-"""The one evaluator: a model, samples, a protocol's name; out come plain numbers. Train, test and tables call it."""
+"""The evaluator: a predict function and batches in, plain numbers out. Training, tests and tables all call it."""
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from data.dataset import EvalBatch
 from data.folds import Classes
-from data.loader import Loader
 from data.samples import Sample
-from util.evaluation.metric import IGNORE, Counts, Tally, auc, count
+from util.evaluation.metric import IGNORE, Counts, Tally, auc
+from util.evaluation.predict import Prediction
 from util.runtime.processes import SINGLE_PROCESS, Processes
 from util.runtime.progress import progress
 
 
-class Prediction(NamedTuple):
-    """One sample at its original size."""
+class Evaluation(NamedTuple):
+    scores: dict                        # see ``score``
+    kept: dict[Sample, Prediction]      # those of the samples to keep, in main memory
+
+
+class Result(NamedTuple):
+    """What the scores need of one predicted sample."""
     sample: Sample
-    image: Tensor           # (3, S, S) uint8 as the network saw it, with padding, or (3, height, width) where cut
-    inner: tuple[int, int]  # (height, width) of it that the image fills
-    mask: np.ndarray        # (H, W) uint8 of class ids
-    evidence: Tensor        # (H, W) float32, on the device: foreground minus background logit; foreground where positive
-    prior: Tensor           # (1, h, w) in 0..1, on the device
-    counts: Counts          # what the evidence got right of the sample's class
+    counts: Counts
+    name_auc: float | None
 
 
-@torch.inference_mode()
-def predict(model, text, loader: Loader, device, autocast, label: str, asked: dict | None = None) -> Iterator[Prediction]:
-    """Predictions in the order of the samples.
+def evaluate(
+        predict: Callable[[EvalBatch], list[Prediction]], batches: Iterable[EvalBatch], class_ids: tuple[int, ...],
+        classes: Classes, protocol: str, *, label: str = "evaluation", draws: list[list[Sample]] | None = None,
+        name_auc: bool = False, keep: Collection[Sample] = (), processes: Processes = SINGLE_PROCESS) -> Evaluation:
+    """Predict every batch and score the predictions of ``class_ids``.
 
-    Args:
-        model: callable (images uint8 (B, 3, S, S), text of B names) -> object with ``logits`` and ``prior``; for
-            batches to ``cut`` it takes a part of S x S, and has a ``patch``.
-        text: the embeddings of all names, row = class id - 1, on ``device``.
-        asked: {sample: class id whose name is given instead of the sample's own}.
+    Each of several processes passes batches of its share of the samples, and all get the scores and the kept
+    predictions of the whole.
+
+    predict: a Predictor; label: what the progress bar says; keep: samples whose predictions to return; draws,
+        name_auc: see ``score``.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in progress(loader, label):
-            yield from _predict_batch(model, text, batch, device, autocast, asked)
-    finally:
-        model.train(was_training)
+    results, kept, wanted = [], {}, set(keep)
+    for batch in progress(batches, label):
+        for p in predict(batch):
+            results.append(Result(p.sample, p.counts, _name_auc(p) if name_auc else None))
+            if p.sample in wanted:
+                kept[p.sample] = p.to_cpu()
+    kept = {sample: p for part in processes.gather(kept) for sample, p in part.items()}
+    scores = score(processes.whole(results), class_ids, classes, protocol, draws, name_auc)
+    return Evaluation(scores, {sample: kept[sample] for sample in keep})
 
 
-def _predict_batch(model, text, batch: EvalBatch, device, autocast, asked) -> list[Prediction]:
-    ids = [asked[sample] if asked else sample.class_id for sample in batch.samples]
-    seen, evidence, priors = ([None] * len(ids) for _ in range(3))
-    for at, images in batch.windows(model, batch.images.to(device, non_blocking=True)):
-        rows = torch.tensor([ids[place] for place in at], device=device) - 1
-        with autocast:
-            output = model(images, text[rows])
-        height, width = images.shape[2:]
-        differences = output.logits[:, 1] - output.logits[:, 0]              # (b, height, width)
-        for place, e, prior in zip(at, differences, output.prior):
-            evidence[place] = batch.back(e, batch.inner[place], batch.masks[place].shape)
-            priors[place], seen[place] = prior, batch.images[place, :, :height, :width]
-    counts = torch.stack([count(e > 0, torch.from_numpy(mask).to(device, non_blocking=True), sample.class_id)
-                          for e, mask, sample in zip(evidence, batch.masks, batch.samples)])
-    return [Prediction(*parts, Counts(*numbers)) for *parts, numbers in zip(
-        batch.samples, seen, batch.inner, batch.masks, evidence, priors, counts.tolist())]
+def score(results: list[Result], class_ids: tuple[int, ...], classes: Classes, protocol: str,
+          draws: list[list[Sample]] | None = None, name_auc: bool = False) -> dict:
+    """The scores of predicted samples, as plain numbers.
 
-
-def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], classes: Classes, protocol: str,
-             name_auc: bool = False, draws: list[list[Sample]] | None = None, processes: Processes = SINGLE_PROCESS) -> dict:
-    """Score predictions of ``class_ids``: those of all processes, for all, if each gives its share of the samples.
-
-    draws: lists of samples to be scored each by itself, a sample as often as it stands there, so that it need be
-        predicted only once; None: every prediction once.
-    Returns protocol, samples, miou, fb_iou and per_class {name: IoU}, all IoUs in percent and means over the draws; of
-    several draws also miou_std, the sample standard deviation, and draws, the mIoU of each. With ``name_auc`` the
-    mean, over samples that show another object, of the AUC of the evidence on the named object's pixels against
-    the other objects' pixels (0..1; 0.5 is a name that decides nothing).
+    draws: lists of samples, each scored by itself; a sample is predicted once and counted as often as it occurs in the
+        list. None: every result counts once.
+    Returns protocol, samples, miou, fb_iou and per_class {name: IoU}. All IoUs are in percent and means over the draws.
+    Several draws add miou_std, the sample standard deviation, and draws, the mIoU of each. ``name_auc`` adds the mean,
+    over samples that show another object, of the AUC of the evidence on the named object's pixels against the other
+    objects' pixels (0..1; 0.5 means that the name decides nothing).
     """
     times = [Counter(draw) for draw in draws] if draws else None
-    tallies, areas, count = [Tally(class_ids) for _ in draws or [None]], [], 0
-    judged = [(p.sample, p.counts, _name_auc(p) if name_auc else None) for p in predictions]
-    for sample, counts, area in processes.whole(judged):
+    tallies, areas, samples = [Tally(class_ids) for _ in draws or [None]], [], 0
+    for sample, counts, area in results:
         weights = [counter[sample] for counter in times] if times else [1]
-        count += weights[0]
+        samples += weights[0]
         for tally, weight in zip(tallies, weights):
             tally.add(counts, sample.class_id, weight)
         if area is not None:
@@ -88,7 +72,7 @@ def evaluate(predictions: Iterable[Prediction], class_ids: tuple[int, ...], clas
     mious = [100 * tally.miou for tally in tallies]
     per_class = [tally.per_class() for tally in tallies]
     scores = {
-        "protocol": protocol, "samples": count,
+        "protocol": protocol, "samples": samples,
         "miou": float(np.mean(mious)), "fb_iou": 100 * float(np.mean([tally.fb_iou for tally in tallies])),
         "per_class": {classes.name(c): 100 * float(np.mean([iou[c] for iou in per_class if c in iou]))
                       for c in class_ids if any(c in iou for iou in per_class)},
@@ -109,15 +93,16 @@ def _name_auc(p: Prediction) -> float | None:
     return auc(named, others) if len(named) and len(others) else None
 
 
-def absent_names(samples: list[Sample], present: np.ndarray, class_ids: tuple[int, ...], seed: int) -> dict[Sample, int]:
-    """For each sample an unseen class that its image does not show at all; samples without one are left out.
+def absent_classes(samples: list[Sample], present: np.ndarray, class_ids: tuple[int, ...],
+                   seed: int) -> dict[Sample, int]:
+    """For each sample one of ``class_ids`` that its image does not show at all; samples without one are left out.
 
     present: (N, K + 1) pixels of each class in each image of the list.
     """
-    asked = {}
+    queried = {}
     for sample in samples:
         absent = [c for c in class_ids if present[sample.row, c] == 0]
         if absent:
             rng = np.random.default_rng((seed, sample.row, sample.class_id))
-            asked[sample] = int(rng.choice(absent))
-    return asked
+            queried[sample] = int(rng.choice(absent))
+    return queried

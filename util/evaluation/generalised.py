@@ -1,79 +1,83 @@
 """Generalised zero-shot segmentation (GZS3): every pixel gets one label out of background and all classes."""
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.dataset import EvalBatch
 from data.folds import Classes
-from data.loader import Loader
+from data.transform import Fit
 from util.evaluation.metric import Confusion, harmonic
+from util.evaluation.predict import evaluation_mode, require_finite, windows
 from util.runtime.processes import SINGLE_PROCESS, Processes
 from util.runtime.progress import progress
 
-CHUNK_ON_CPU = 8          # names at once: more keep a CPU no busier
+NAMES_AT_ONCE_ON_CPU = 8  # more keep a CPU no busier
 BYTES_A_TOKEN = 4 * 24    # fp32 values alive at once a token and channel in evaluation, generously
 
 
-@torch.inference_mode()
-def label_images(model, text, loader: Loader, device, autocast, presence: float, chunk: int,
-                 label: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(labels (H, W) of 0..K, mask (H, W)) of each image at its original size.
+@dataclass(frozen=True)
+class Labeller:
+    """Labels every pixel of a batch: ``labeller(batch)`` returns labels (H, W) of 0..K for each image at its own size.
 
-    The evidence of a name is its foreground minus background logit plus ``presence`` times the log-probability, by CLIP
-    alone, that the region found under it is of that name (ESDA.presence): the model was trained to find a name that is
-    there, and without this an absent one lights up somewhere. A pixel gets the name with the strongest evidence, or
-    background where none is positive.
+    The evidence of a name is its foreground minus background logit plus ``presence`` times CLIP's log-probability that
+    the predicted region shows that class (ESDA.presence). The model was trained to find names that are there; without
+    this term an absent one lights up somewhere. A pixel gets the name with the strongest evidence, or background where
+    none is positive.
 
-    Args:
-        model: an ESDA; text: the embeddings of all K names, row = class id - 1, on ``device``.
-        chunk: names at once; 0: as many as memory allows.
+    model: an ESDA; text: the embeddings of all K names, row = class id - 1, on ``device``; fit: how the images were
+    fitted; names_at_once: 0 for as many as memory allows. It changes no number.
     """
-    was_training = model.training
-    model.eval()
-    count = len(text.cls)
-    try:
-        for batch in progress(loader, label):
-            best = _Strongest(batch, device)
-            for at, images in batch.windows(model, batch.images.to(device, non_blocking=True)):
-                with autocast:
-                    patches = model.clip_patches(images)
-                    for first, evidence in _chunks(model, images, text, chunk or chunk_of(model, images, count)):
+    model: torch.nn.Module
+    text: object
+    fit: Fit
+    device: torch.device
+    autocast: contextlib.AbstractContextManager
+    presence: float
+    names_at_once: int = 0
+
+    @torch.inference_mode()
+    def __call__(self, batch: EvalBatch) -> list[np.ndarray]:
+        model, text, names = self.model, self.text, len(self.text.cls)
+        strongest = _Strongest(batch, self.fit, self.device)
+        with evaluation_mode(model):
+            for places, images in windows(batch, self.fit, model, self.device):
+                with self.autocast:
+                    patches, first = model.clip_patches(images), 0
+                    at_once = self.names_at_once or names_in_memory(model, images, names)
+                    for evidence in model.all_names(images, text, at_once):
                         likely = model.presence(patches, evidence, text, first)  # (b, k), at most 0
-                        best.add(at, first, evidence + presence * likely[..., None, None])
-            yield from zip((labels.cpu().numpy() for labels in best.labels), batch.masks)
-    finally:
-        model.train(was_training)
-
-
-def _chunks(model, images, text, chunk):
-    first = 0
-    for evidence in model.all_names(images, text, chunk):                    # (b, k, height, width)
-        yield first, evidence
-        first += evidence.shape[1]
+                        strongest.add(places, first, evidence + self.presence * likely[..., None, None])
+                        first += evidence.shape[1]
+        return [labels.cpu().numpy() for labels in strongest.labels]
 
 
 class _Strongest:
     """The strongest name so far of each pixel at the original size; memory does not grow with the number of names."""
 
-    def __init__(self, batch: EvalBatch, device: torch.device):
-        self.batch = batch
+    def __init__(self, batch: EvalBatch, fit: Fit, device: torch.device):
+        self.batch, self.fit = batch, fit
         self.labels = [torch.zeros(mask.shape, dtype=torch.long, device=device) for mask in batch.masks]
-        self.evidence = [torch.zeros(mask.shape, device=device) for mask in batch.masks]  # background's: names must be above
+        self.evidence = [torch.zeros(mask.shape, device=device) for mask in batch.masks]  # that a name must exceed
 
-    def add(self, at: list[int], first: int, evidence: torch.Tensor) -> None:
-        """evidence (b, k, height, width) of the samples ``at`` these places, class ids first + 1 and on."""
-        for b, names in zip(at, evidence):
-            for j, e in enumerate(names):
-                found = self.batch.back(e, self.batch.inner[b], self.batch.masks[b].shape).float()
-                self.labels[b].masked_fill_(found > self.evidence[b], first + j + 1)
-                self.evidence[b] = torch.maximum(found, self.evidence[b])
+    def add(self, places: list[int], first: int, evidence: Tensor) -> None:
+        """evidence (b, k, height, width): class ids first + 1 to first + k of the images at ``places``."""
+        require_finite(evidence)
+        for place, names in zip(places, evidence):
+            valid, shape = self.batch.valid_sizes[place], self.batch.masks[place].shape
+            for class_id, e in enumerate(names, start=first + 1):
+                found = self.fit.to_original(e, valid, shape).float()
+                self.labels[place].masked_fill_(found > self.evidence[place], class_id)
+                self.evidence[place] = torch.maximum(found, self.evidence[place])
 
 
-def chunk_of(model, images: torch.Tensor, names: int) -> int:
-    """How many names fit into half of the free memory at once."""
+def names_in_memory(model, images: Tensor, names: int) -> int:
+    """How many of the names fit into half of the free memory at once."""
     if images.device.type != "cuda":
-        return min(CHUNK_ON_CPU, names)
+        return min(NAMES_AT_ONCE_ON_CPU, names)
     encoder = model.image_encoder
     tokens = images[:, 0].numel() // encoder.patch ** 2
     free, _ = torch.cuda.mem_get_info(images.device)
@@ -81,18 +85,21 @@ def chunk_of(model, images: torch.Tensor, names: int) -> int:
     return max(1, min(names, int(free / 2 / (tokens * encoder.proj.shape[0] * BYTES_A_TOKEN))))
 
 
-def evaluate_generalised(labelled: Iterator[tuple[np.ndarray, np.ndarray]], seen: tuple[int, ...],
-                         unseen: tuple[int, ...], classes: Classes, processes: Processes = SINGLE_PROCESS) -> dict:
-    """Score one label a pixel, of the images of all processes.
+def evaluate_generalised(label_images: Callable[[EvalBatch], list[np.ndarray]], batches: Iterable[EvalBatch],
+                         seen: tuple[int, ...], unseen: tuple[int, ...], classes: Classes, *,
+                         label: str = "generalised evaluation", processes: Processes = SINGLE_PROCESS) -> dict:
+    """Label every batch and score one label a pixel, over the images of all processes.
 
+    label_images: a Labeller; label: what the progress bar says.
     Returns, all in percent: miou, the mean over the unseen classes (U), seen_miou (S), hiou, their harmonic mean,
     pixel_accuracy, background IoU, fb_iou (background against all classes), and per_class {name: IoU} of all classes;
-    besides protocol and samples, the number of images.
+    also protocol and samples, the number of images.
     """
     confusion, images = Confusion(len(classes.names)), 0
-    for labels, mask in labelled:
-        confusion.add(labels, mask)
-        images += 1
+    for batch in progress(batches, label):
+        for labels, mask in zip(label_images(batch), batch.masks, strict=True):
+            confusion.add(labels, mask)
+            images += 1
     confusion.counts = processes.sum(torch.from_numpy(confusion.counts)).numpy()
     images = sum(processes.gather(images))
     iou = confusion.iou()

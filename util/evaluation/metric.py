@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE = 255
+from data.files import IGNORE
 
 
 class Counts(NamedTuple):

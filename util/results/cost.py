@@ -4,6 +4,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from util.evaluation.predict import evaluation_mode
+
 
 def parameters(model: nn.Module) -> dict[str, int]:
     """Numbers of trainable parameters and of all, the frozen ones included."""
@@ -18,14 +20,9 @@ def gflops_per_image(model: nn.Module, text, size: int, device, autocast) -> flo
     Matrix products, convolutions and attention count; additions, norms and activations, some per cent, do not.
     Nor does the text encoder, which runs once a run. text: the embeddings of all names, on ``device``.
     """
-    was_training = model.training
-    model.eval()
     image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=device)
     row = torch.zeros(1, dtype=torch.long, device=device)
-    try:
-        # Attention as plain products: the fused kernels differ between devices, and so might what is counted of them.
-        with autocast, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(image, text[row])
-    finally:
-        model.train(was_training)
+    # Attention as plain products: the fused kernels differ between devices, and so might what is counted of them.
+    with evaluation_mode(model), autocast, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(image, text[row])
     return counter.get_total_flops() / 1e9

@@ -1,33 +1,20 @@
 """The final test of a model: scores, the name check, the sheet of pictures, results.json, and the table on screen."""
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from data.fold import FoldData
 from data.samples import TRAINED_ON, Sample, distinct, spread
 from util.config import Config, to_dict
-from util.evaluation.evaluate import Prediction, absent_names, evaluate, predict
-from util.evaluation.generalised import evaluate_generalised, label_images
+from util.evaluation.evaluate import absent_classes, evaluate
+from util.evaluation.generalised import Labeller, evaluate_generalised
+from util.evaluation.predict import Prediction, Predictor
 from util.results import cost
 from util.results.pictures import panel, png, sheet
 from util.run.folder import Run, code_version
 from util.runtime.device import describe
 from util.runtime.errors import UserError
-from util.runtime.processes import SINGLE_PROCESS, Processes
-
-
-def watch(predictions: Iterable[Prediction], chosen: list[Sample], kept: dict[Sample, Prediction],
-          processes: Processes = SINGLE_PROCESS) -> Iterator[Prediction]:
-    """Pass predictions on; in the end ``kept`` has those of the chosen samples, from all processes and on the CPU."""
-    wanted, mine = set(chosen), {}
-    for p in predictions:
-        if p.sample in wanted:  # cloned: the rest of the batch must not travel along
-            mine[p.sample] = p._replace(image=p.image.clone(), evidence=p.evidence.cpu().clone(),
-                                        prior=p.prior.cpu().clone())
-        yield p
-    found = {sample: p for part in processes.gather(mine) for sample, p in part.items()}
-    kept.update((sample, found[sample]) for sample in chosen)
 
 
 def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autocast, checkpoint: str, clip: str,
@@ -62,29 +49,29 @@ def _panel_file(sample: Sample, data: FoldData) -> str:
 
 
 def _test_names(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict[Sample, Prediction]]:
-    """Episodic, exhaustive or a manifest's: one name an image. Scores, and the predictions to draw."""
+    """One name an image: episodic, exhaustive or a manifest. Returns the scores and the predictions to draw."""
+    predict = Predictor(model, text, data.fit, device, autocast)
     draws = data.draws()
     samples = distinct(draws)
-    chosen, kept = spread(samples, cfg.eval.pictures), {}
-    stream = predict(model, text, data.loader(samples), device, autocast, f"test fold {cfg.fold}")
-    scores = evaluate(watch(stream, chosen, kept, data.processes), data.unseen, data.classes, data.sample_protocol,
-                      cfg.eval.name_check, draws, data.processes)
+    scores, kept = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
+                            label=f"test fold {cfg.fold}", draws=draws, name_auc=cfg.eval.name_check,
+                            keep=spread(samples, cfg.eval.pictures), processes=data.processes)
     if cfg.eval.name_check:
-        asked = absent_names(samples, data.index.pixels, data.unseen, cfg.eval.seed)
-        stream = predict(model, text, data.loader(list(asked)), device, autocast, "under absent names", asked)
-        absent = evaluate(stream, data.unseen, data.classes, data.sample_protocol, processes=data.processes)
-        scores["absent_name_miou"] = absent["miou"] if asked else None  # no class of the fold may be absent anywhere
+        queried = absent_classes(samples, data.index.pixels, data.unseen, cfg.eval.seed)
+        absent, _ = evaluate(replace(predict, queried_class=queried), data.loader(list(queried)), data.unseen,
+                             data.classes, data.sample_protocol, label="under absent names", processes=data.processes)
+        scores["absent_name_miou"] = absent["miou"] if queried else None  # no class of the fold may be absent anywhere
         scores["absent_name_samples"] = absent["samples"]
     return scores, kept
 
 
 def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict]:
-    """Generalised: all names in every image. Scores, and no predictions of single names to draw."""
+    """Generalised: all names in every image. Returns the scores; there are no predictions of single names to draw."""
     if not hasattr(model, "all_names"):
         raise UserError(f"eval.protocol=generalised is for model.kind=esda; {cfg.model.kind} has no evidence to compare")
-    stream = label_images(model, text, data.loader(data.every_image()), device, autocast, cfg.eval.presence,
-                          cfg.eval.chunk, f"generalised test, fold {cfg.fold}")
-    scores = evaluate_generalised(stream, data.seen, data.unseen, data.classes, data.processes)
+    label_images = Labeller(model, text, data.fit, device, autocast, cfg.eval.presence, cfg.eval.chunk)
+    scores = evaluate_generalised(label_images, data.loader(data.every_image()), data.seen, data.unseen, data.classes,
+                                  label=f"generalised test, fold {cfg.fold}", processes=data.processes)
     return {**scores, "presence": cfg.eval.presence}, {}
 
 

@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 
 from data.folds import Classes
-from util.evaluation.evaluate import Prediction
 from util.evaluation.metric import IGNORE
+from util.evaluation.predict import Prediction
 from util.results.panel import joined
 
 _GREEN, _RED, _GREY = (40, 200, 80), (235, 60, 60), (160, 160, 160)  # RGB
@@ -22,14 +22,14 @@ def _tint(image: np.ndarray, where: np.ndarray, colour) -> np.ndarray:
 def panel(p: Prediction, classes: Classes) -> np.ndarray:
     """(H', W', 3) uint8 RGB: the four pictures beside each other, as util/results/panel.py joins them."""
     height, width = p.mask.shape
-    image = p.image.permute(1, 2, 0).numpy()[:p.inner[0], :p.inner[1]]
+    image = p.image.permute(1, 2, 0).numpy()[:p.valid_size[0], :p.valid_size[1]]
     factor = max(1, -(-_LEAST // height))
     size = (width * factor, height * factor)
     image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
     mask = cv2.resize(p.mask, size, interpolation=cv2.INTER_NEAREST)
     truth = _tint(image, mask == p.sample.class_id, _GREEN)
     truth[mask == IGNORE] = _GREY
-    prior = cv2.resize(p.prior[0].float().cpu().numpy(), p.image.shape[:0:-1])[:p.inner[0], :p.inner[1]]
+    prior = cv2.resize(p.prior[0].float().cpu().numpy(), p.image.shape[:0:-1])[:p.valid_size[0], :p.valid_size[1]]
     prior = (255 * cv2.resize(prior, size)).clip(0, 255).astype(np.uint8)
     prior = cv2.cvtColor(cv2.applyColorMap(prior, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     foreground = cv2.resize(p.evidence.cpu().numpy(), size, interpolation=cv2.INTER_LINEAR) > 0

@@ -11,8 +11,9 @@ from model.build import build_model, embed_names
 from model.esda import ESDA
 from model.losses import EsdaLosses
 from util.config import Config, changes_numbers, completed, flat, to_dict
-from util.evaluation.evaluate import evaluate, predict
-from util.results.final import final_test, table, trained_on, watch, where
+from util.evaluation.evaluate import evaluate
+from util.evaluation.predict import Predictor
+from util.results.final import final_test, table, trained_on, where
 from util.results.pictures import panel
 from util.run import checkpoint
 from util.run.folder import Run, code_version
@@ -139,14 +140,14 @@ class Trainer:
 
     def evaluate_epoch(self) -> dict:
         """Scores on unseen and on seen classes, into log and TensorBoard."""
-        epoch, data, args, processes = self.at.epoch, self.data, (self.device, self.autocast), self.processes
-        samples, kept = distinct([self.draw]), {}
-        chosen = spread(samples, self.cfg.eval.pictures)
-        stream = predict(self.model, self.text, data.loader(samples), *args, "unseen classes")
-        unseen = evaluate(watch(stream, chosen, kept, processes), data.unseen, data.classes, data.sample_protocol,
-                          draws=[self.draw], processes=processes)
-        stream = predict(self.model, self.text, data.loader(self.seen), *args, "seen classes")
-        seen = evaluate(stream, data.seen, data.classes, "exhaustive", processes=processes)
+        epoch, data = self.at.epoch, self.data
+        predict = Predictor(self.model, self.text, data.fit, self.device, self.autocast)
+        samples = distinct([self.draw])
+        unseen, kept = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
+                                label="unseen classes", draws=[self.draw], keep=spread(samples, self.cfg.eval.pictures),
+                                processes=self.processes)
+        seen, _ = evaluate(predict, data.loader(self.seen), data.seen, data.classes, "exhaustive",
+                           label="seen classes", processes=self.processes)
         means = self.at.means()
         self.run.log(f"epoch {epoch + 1}/{self.cfg.train.epochs}: loss {means['loss']:.4f} (mask {means['main']:.4f}, "
                      f"last block {means['last']:.4f}, others {means['others']:.4f})  unseen mIoU {unseen['miou']:.2f} "

@@ -13,8 +13,8 @@ from data.samples import exhaustive
 from data.transform import FITS
 from model.build import build_model, embed_names
 from util.config import BASE, Config, load
-from util.evaluation.evaluate import predict
-from util.evaluation.generalised import label_images
+from util.evaluation.generalised import Labeller
+from util.evaluation.predict import Predictor
 from util.results.panel import parted
 from util.results.pictures import panel
 
@@ -64,8 +64,9 @@ def loader(pictures, fit, batch_size, fill=(0, 0, 0)):
     return eval_loader(dataset, batch_size, 0)
 
 
-def predictions(model, text, *args):
-    return list(predict(model, text, loader(*args), CPU, nullcontext(), "test"))
+def predictions(model, text, pictures, fit, *args):
+    predict = Predictor(model, text, FITS[fit], CPU, nullcontext())
+    return [p for batch in loader(pictures, fit, *args) for p in predict(batch)]
 
 
 def same(a, b, **tolerance):
@@ -111,7 +112,8 @@ def test_patches_keep_the_positions_that_they_have_in_the_square(made):
 @pytest.mark.parametrize("presence", [0.0, 0.01])
 def test_generalised_labels_do_not_depend_on_the_batch(made, pictures, presence):
     model, text = made("esda")
-    found = [list(label_images(model, text, loader(pictures, "cut", size), CPU, nullcontext(), presence, 2, "test"))
+    label_images = Labeller(model, text, FITS["cut"], CPU, nullcontext(), presence, names_at_once=2)
+    found = [[pair for batch in loader(pictures, "cut", size) for pair in zip(label_images(batch), batch.masks)]
              for size in (6, 1)]
     for (labels, mask), (alone, its) in zip(*found, strict=True):
         assert np.array_equal(mask, its) and labels.shape == mask.shape and np.mean(labels == alone) > 0.999

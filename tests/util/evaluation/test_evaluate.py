@@ -10,9 +10,11 @@ from data.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, t
 from data.folds import Classes
 from data.index import Index, read_index
 from data.samples import Sample, exhaustive, train_images
+from data.transform import FITS
 from util.config import ROOT, Augment
-from util.evaluation.evaluate import absent_names, evaluate, predict
-from util.results.final import watch
+from util.evaluation.evaluate import absent_classes, evaluate
+from util.evaluation.predict import Predictor
+from util.runtime.errors import UserError
 
 PLAIN = contextlib.nullcontext()
 
@@ -45,15 +47,16 @@ def painted(tmp_path):
     return tmp_path, read_index(tmp_path, tmp_path / "list.txt", 3), Classes(["a", "b", "c"], ((1, 2, 3),))
 
 
-def scored(painted, batch_size=2, workers=0, asked=None, **options):
+def evaluated(painted, batch_size=2, workers=0, samples=None, queried_class=None, model=None, **options):
     root, index, classes = painted
-    samples = exhaustive(index, (1, 2, 3), 1)
-    if asked is not None:
-        samples = list(asked)
-    loader = eval_loader(EvalDataset(root, index, samples, 3, 64, (0, 0, 0)), batch_size, workers)
-    text = torch.tensor([1.0, 2.0, 3.0])
-    stream = predict(Oracle(), text, loader, torch.device("cpu"), PLAIN, "test", asked)
-    return evaluate(stream, (1, 2, 3), classes, "exhaustive", **options)
+    dataset = EvalDataset(root, index, samples or exhaustive(index, (1, 2, 3), 1), 3, 64, (0, 0, 0))
+    predict = Predictor(model or Oracle(), torch.tensor([1.0, 2.0, 3.0]), FITS["described"], torch.device("cpu"), PLAIN,
+                        queried_class)
+    return evaluate(predict, eval_loader(dataset, batch_size, workers), (1, 2, 3), classes, "exhaustive", **options)
+
+
+def scored(*args, **options):
+    return evaluated(*args, **options).scores
 
 
 def test_an_oracle_scores_a_hundred_at_every_size(painted):
@@ -71,9 +74,9 @@ def test_batches_and_workers_change_nothing(painted, batch_size, workers):
 def test_the_name_of_an_absent_class_finds_nothing(painted):
     _, index, _ = painted
     samples = exhaustive(index, (1, 2), 1)
-    asked = absent_names(samples, index.pixels, (1, 2), seed=0)
-    assert asked == {Sample(0, 1): 2, Sample(1, 2): 1, Sample(2, 1): 2, Sample(3, 2): 1}
-    assert scored(painted, asked=asked)["miou"] == 0
+    queried = absent_classes(samples, index.pixels, (1, 2), seed=0)
+    assert queried == {Sample(0, 1): 2, Sample(1, 2): 1, Sample(2, 1): 2, Sample(3, 2): 1}
+    assert scored(painted, samples=samples, queried_class=queried)["miou"] == 0
 
 
 def test_the_index_counts_pixels_and_is_kept(painted):
@@ -88,22 +91,36 @@ def test_the_index_counts_pixels_and_is_kept(painted):
     assert read_index(root, root / "list.txt", 3).pixels[0, 2] == 640  # the mask has changed, so the index has
 
 
-def test_watch_keeps_the_chosen_and_passes_all(painted):
-    root, index, _ = painted
-    samples = exhaustive(index, (3,), 1)
-    loader = eval_loader(EvalDataset(root, index, samples, 3, 64, (0, 0, 0)), 2, 0)
-    kept = {}
-    stream = predict(Oracle(), torch.tensor([1.0, 2, 3]), loader, torch.device("cpu"), PLAIN, "test")
-    assert len(list(watch(stream, samples[1:2], kept))) == len(samples)
-    assert list(kept) == samples[1:2] and kept[samples[1]].mask.shape == (64, 40)
+def test_predictions_of_the_samples_to_keep_are_returned(painted):
+    samples = exhaustive(painted[1], (3,), 1)
+    scores, kept = evaluated(painted, samples=samples, keep=samples[2:0:-1])
+    assert scores["samples"] == len(samples) and list(kept) == samples[2:0:-1]
+    p = kept[samples[1]]
+    assert p.mask.shape == tuple(p.evidence.shape) == (64, 40) and p.sample == samples[1]
+    assert p.image.untyped_storage().nbytes() == p.image.numel(), "not a view that keeps its batch alive"
 
 
-def test_evaluation_leaves_the_models_mode_alone(painted):
-    model = Oracle().train()
-    root, index, classes = painted
-    loader = eval_loader(EvalDataset(root, index, exhaustive(index, (3,), 1), 3, 64, (0, 0, 0)), 2, 0)
-    evaluate(predict(model, torch.tensor([1.0, 2, 3]), loader, torch.device("cpu"), PLAIN, "test"), (3,), classes, "x")
-    assert model.training
+class Broken(Oracle):
+    """Gives NaN, as weights that are not finite do."""
+
+    def forward(self, images, text):
+        out = super().forward(images, text)
+        out.logits[-1, 1, 3, 5] = float("nan")
+        return out
+
+
+def test_logits_that_are_not_finite_end_the_evaluation(painted):
+    with pytest.raises(UserError, match="not finite.*check the weights"):
+        scored(painted, model=Broken())
+
+
+@pytest.mark.parametrize("model", [Oracle, Broken])
+def test_evaluation_leaves_the_models_mode_alone(painted, model):
+    for training in (True, False):
+        model = model().train(training) if isinstance(model, type) else model.train(training)
+        with contextlib.suppress(UserError):
+            scored(painted, model=model)
+        assert model.training == training
 
 
 def epochs(tiny_shapes, workers: int, first: int = 0):

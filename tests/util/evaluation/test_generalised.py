@@ -9,10 +9,10 @@ import torch
 from data.dataset import EvalBatch
 from data.folds import Classes
 from data.samples import Sample
-from data.transform import unfit
+from data.transform import FITS
 from model.build import build_model, embed_names
 from util.config import BASE, ROOT, Config, load
-from util.evaluation.generalised import evaluate_generalised, label_images
+from util.evaluation.generalised import Labeller, evaluate_generalised
 from util.evaluation.metric import harmonic
 
 NAMES = Classes.read(ROOT / "lists/shapes/classes.yaml")
@@ -83,9 +83,10 @@ class Known(torch.nn.Module):
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_a_name_that_is_not_in_the_image_must_make_up_for_it(absent, weight, third, chunk):
     """Name 3's evidence of 2 less what its absence costs: above 1 it takes all three rows, above 0 the third alone."""
-    batch = EvalBatch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(4, 4)], [np.zeros((4, 4), np.uint8)], [Sample(0, 0)], unfit)
+    batch = EvalBatch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(4, 4)], [np.zeros((4, 4), np.uint8)], [Sample(0, 0)])
     text = type("Text", (), {"cls": torch.zeros(3, 2)})
-    (labels, _), = label_images(Known(absent), text, [batch], torch.device("cpu"), nullcontext(), weight, chunk, "test")
+    label_images = Labeller(Known(absent), text, FITS["described"], torch.device("cpu"), nullcontext(), weight, chunk)
+    labels, = label_images(batch)
     left = 2 + weight * absent  # of name 3
     top = [3, 3, 3, 3] if left > 1 else [1, 1, 2, 2]
     assert labels.tolist() == [top, top, [third] * 4, [0] * 4]
@@ -95,7 +96,8 @@ def test_scores_by_hand():
     mask = np.array([[1, 1, 2, 2], [3, 3, 0, 255]], np.uint8)
     labels = np.array([[1, 1, 2, 0], [1, 3, 0, 3]])
     classes = Classes(["a", "b", "c", "d"], ((1,), (2,), (3,), (4,)))
-    scores = evaluate_generalised(iter([(labels, mask)]), (2, 3, 4), (1,), classes)
+    batch = EvalBatch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(2, 4)], [mask], [Sample(0, 0)])
+    scores = evaluate_generalised(lambda batch: [labels], [batch], (2, 3, 4), (1,), classes)
     assert scores["miou"] == pytest.approx(100 * 2 / 3) and scores["seen_miou"] == pytest.approx(50)
     assert scores["hiou"] == pytest.approx(harmonic(200 / 3, 50)) and scores["pixel_accuracy"] == pytest.approx(100 * 5 / 7)
     assert scores["background_iou"] == pytest.approx(50) and scores["per_class"].keys() == {"a", "b", "c"}
