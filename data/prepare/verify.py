@@ -19,13 +19,14 @@ from data.files import read_list, read_pair
 from data.folds import Classes, classes_of
 from data.index import Index, count_pixels
 from data.prepare import coco, pascal
+from data.prepare.overlay import overlay
 from data.prepare.workers import cores, start_worker
 from data.samples import exhaustive, train_images
 from util.config import Config, from_command_line
-from util.results.pictures import labelled, png, sheet
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, run_main
 from util.runtime.markdown import markdown_table
+from util.runtime.png import encode_png, sheet
 from util.runtime.progress import progress
 
 PICTURES = 12
@@ -102,7 +103,7 @@ def told(figure: Figure) -> str:
 def samples(cfg: Config, index: Index, classes: Classes, good: list[int]) -> np.ndarray:
     """A sheet of random pairs of the list with their masks drawn over them."""
     rows = np.random.default_rng(cfg.seed).permutation(good)[:PICTURES]
-    return sheet([labelled(*read_pair(cfg.data.root, index.pairs[row], len(classes.names)), classes) for row in rows], 3)
+    return sheet([overlay(*read_pair(cfg.data.root, index.pairs[row], len(classes.names)), classes) for row in rows], 3)
 
 
 def verify(name: str, cfg: Config) -> list[str]:
@@ -136,7 +137,7 @@ def verify(name: str, cfg: Config) -> list[str]:
     write_bytes_atomically(folder / "report.md", ("\n".join(report) + "\n").encode())
     good = np.flatnonzero(val.pixels[:, 1:].any(axis=1)).tolist()
     if good:
-        write_bytes_atomically(folder / "samples.png", png(samples(cfg, val, classes, good)))
+        write_bytes_atomically(folder / "samples.png", encode_png(samples(cfg, val, classes, good)))
     print(f"report   {folder}/report.md\npictures {folder}/samples.png")
     return problems + [line for line in lines if line.startswith("WRONG")]
 

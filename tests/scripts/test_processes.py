@@ -102,7 +102,7 @@ def same(run: Path, other: Path) -> None:
     for key in ("miou", "fb_iou", "absent_name_miou", "per_class"):  # a pixel on the edge may fall either way
         assert one[key] == pytest.approx(two[key], abs=0.1)
     assert one["name_auc"] == pytest.approx(two["name_auc"], abs=1e-4)
-    assert one["name_auc_samples"] == two["name_auc_samples"] and list(one["panels"]) == list(two["panels"])
+    assert one["name_auc_samples"] == two["name_auc_samples"] and list(one["pictures"]) == list(two["pictures"])
     a, b = (checkpoint.read(r / "checkpoints/last.pt", "") for r in (run, other))
     assert torch.equal(a["rng"], b["rng"]) and a["at"] == b["at"]
     for name, tensor in a["model"].items():

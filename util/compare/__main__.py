@@ -64,7 +64,7 @@ def main() -> None:
 
 def _predictions(groups: list[Group], file: str) -> np.ndarray | None:
     """The sheet of the rows that drew anything, None without a shared sample. Says on stderr what there is not."""
-    drawn = [g for g in groups if any(r.panels for r in g.results)]
+    drawn = [g for g in groups if any(r.pictures for r in g.results)]
     samples = shared_samples(drawn) if drawn else []
     if not samples:
         print(f"no {file}: the runs share no sample that they drew when they were tested", file=sys.stderr)

@@ -38,7 +38,7 @@ class Result:
     seconds: float | None      # of training
     options: dict              # flat
     clip: str                  # fingerprint of CLIP's weights
-    panels: dict[Path, int]    # files of util/results/panel.py: the class named; {} where another epoch than this was drawn
+    pictures: dict[Path, int]  # folders of util/results/final.py: the class named; {} where this epoch was not drawn
     raw: dict                  # the whole of results.json
 
 
@@ -77,7 +77,8 @@ def read(file: Path, select: str | None = None) -> Result:
     selection, scores = _selected(raw, select, file)
     origin, ids = raw.get("trained_on", {}), raw["class_ids"]
     drawn = scores is raw or scores.get("epoch") == raw.get("best_epoch")
-    panels = {file.parent / "pictures" / name: c for name, c in raw.get("panels", {}).items()} if drawn else {}
+    pictures = {file.parent / "pictures" / name: about["class_id"]
+                for name, about in raw.get("pictures", {}).items()} if drawn else {}
     return Result(
         folder=file.parent, **{key: raw[key] for key in ("dataset", "arch", "fold", "folds", "protocol", "samples")},
         seed=origin.get("seed", raw["config"]["seed"]), selection=selection, trained_on=_trained_on(raw),
@@ -89,7 +90,7 @@ def read(file: Path, select: str | None = None) -> Result:
                     if s["protocol"] == raw["protocol"]},
         parameters=(raw["parameters"]["trainable"], raw["parameters"]["total"]), gflops=raw["gflops_per_image"],
         seconds=raw.get("training_seconds"), options=flat(raw["config"]), clip=raw["clip_fingerprint"],
-        panels={path: c for path, c in panels.items() if path.is_file()}, raw=raw)
+        pictures={path: c for path, c in pictures.items() if path.is_dir()}, raw=raw)
 
 
 def _need(raw, key: str, file: Path):

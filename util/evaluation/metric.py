@@ -9,11 +9,20 @@ from data.files import IGNORE
 
 
 class Counts(NamedTuple):
-    """Pixels of one sample that do not bear label 255: rightly found, found, of the class, and all."""
-    hit: int
-    guessed: int
-    true: int
-    pixels: int
+    """Pixels of one sample, those with label 255 left out."""
+    hit: int        # predicted foreground and of the class
+    guessed: int    # predicted foreground
+    true: int       # of the class
+    pixels: int     # all
+
+    @property
+    def union(self) -> int:
+        return self.guessed + self.true - self.hit
+
+    @property
+    def iou(self) -> float:
+        """In 0..1; 0 where neither prediction nor truth has a pixel."""
+        return self.hit / max(1, self.union)
 
 
 def count(prediction: Tensor, mask: Tensor, class_id: int) -> Tensor:
@@ -39,8 +48,7 @@ class Tally:
         """times: how often the sample was drawn."""
         if not times:
             return
-        hit, guessed, true, pixels = counts
-        union = guessed + true - hit
+        hit, union, pixels = counts.hit, counts.union, counts.pixels
         self.intersection[class_id] += times * hit
         self.union[class_id] += times * union
         self.both += times * np.array([[pixels - union, pixels - hit], [hit, union]])

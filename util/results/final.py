@@ -11,15 +11,16 @@ from util.evaluation.evaluate import absent_classes, evaluate
 from util.evaluation.generalised import Labeller, evaluate_generalised
 from util.evaluation.predict import Prediction, Predictor
 from util.results import cost
-from util.results.pictures import panel, png, sheet
+from util.results.pictures import panel, pictures_of
 from util.run.folder import Run, code_version
 from util.runtime.device import describe
 from util.runtime.errors import UserError
+from util.runtime.png import encode_png, sheet
 
 
 def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autocast, checkpoint: str, clip: str,
                extra: dict) -> dict:
-    """Test on the unseen classes and write results.json, pictures/unseen.png and the panels it is made of.
+    """Test on the unseen classes; write results.json, pictures/SAMPLE/*.png and the sheet of them, pictures/unseen.png.
 
     checkpoint: path of the tested weights ("" for none); clip: fingerprint of CLIP's weights; extra: further entries.
     """
@@ -32,20 +33,21 @@ def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autoc
         "gflops_per_image": round(cost.gflops_per_image(model, text, cfg.model.size, device, autocast), 4),
         "clip_fingerprint": clip, "code": code_version(), "command": shlex.join(["python", *sys.argv]),
         "machine": describe(device, cfg.precision, data.processes.count), "config": to_dict(cfg),
-        "panels": {_panel_file(sample, data): sample.class_id for sample in kept},
+        "pictures": {_name(sample, data): {"class_id": sample.class_id, "iou": 100 * p.counts.iou}
+                     for sample, p in kept.items()},
     }
     run.write_json("results.json", results)
-    panels = [panel(p, data.classes) for p in kept.values()]
-    for name, image in zip(results["panels"], panels):
-        run.write(f"pictures/{name}", png(image))
-    if panels:
-        run.write("pictures/unseen.png", png(sheet(panels)))
+    for folder, p in zip(results["pictures"], kept.values()):
+        for name, picture in pictures_of(p).items():
+            run.write(f"pictures/{folder}/{name}.png", encode_png(picture))
+    if kept:
+        run.write("pictures/unseen.png", encode_png(sheet([panel(p, data.classes) for p in kept.values()])))
     return results
 
 
-def _panel_file(sample: Sample, data: FoldData) -> str:
-    """One name under every config; the list's line is in it because two folders may hold masks of the same name."""
-    return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}.png"
+def _name(sample: Sample, data: FoldData) -> str:
+    """The same under every config. The list's line is in it because two folders may hold masks of one name."""
+    return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}"
 
 
 def _test_names(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict[Sample, Prediction]]:

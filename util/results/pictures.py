@@ -1,70 +1,57 @@
-"""Pictures of predictions: image, truth, prior mask and prediction side by side, named."""
-from collections.abc import Iterable
-
+"""Pictures of predictions for people: the image, the truth, the prior mask and the prediction."""
 import cv2
 import numpy as np
 
 from data.folds import Classes
 from util.evaluation.metric import IGNORE
 from util.evaluation.predict import Prediction
-from util.results.panel import joined
 
-_GREEN, _RED, _GREY = (40, 200, 80), (235, 60, 60), (160, 160, 160)  # RGB
-_LEAST = 192  # px, the least height of a picture on the sheet
-
-
-def _tint(image: np.ndarray, where: np.ndarray, colour) -> np.ndarray:
-    out = image // 2  # what is not marked recedes
-    out[where] = (0.45 * image[where] + 0.55 * np.array(colour)).astype(np.uint8)
-    return out
+LONGEST = 256                                       # px, the longer side of a picture, whatever the image's shape
+PICTURES = ("image", "truth", "prior", "prediction")
+BLUE, ORANGE = (0, 114, 178), (230, 159, 0)         # RGB, of Okabe and Ito's palette: safe for the colour-blind
+_GREY, _WHITE, _BLACK = (160, 160, 160), (255, 255, 255), (0, 0, 0)
+_LINE, _GAP, _FONT = 24, 4, cv2.FONT_HERSHEY_SIMPLEX  # px: height of a line of text, space between two pictures
 
 
-def panel(p: Prediction, classes: Classes) -> np.ndarray:
-    """(H', W', 3) uint8 RGB: the four pictures beside each other, as util/results/panel.py joins them."""
-    height, width = p.mask.shape
-    image = p.image.permute(1, 2, 0).numpy()[:p.valid_size[0], :p.valid_size[1]]
-    factor = max(1, -(-_LEAST // height))
-    size = (width * factor, height * factor)
-    image = cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
+def pictures_of(p: Prediction) -> dict[str, np.ndarray]:
+    """{name of PICTURES: (h, w, 3) uint8 RGB}: all of one size, LONGEST px on the longer side.
+
+    The truth has a blue outline and ignored pixels in grey, the prediction an orange outline; the prior mask runs from
+    dark (0) to light (1).
+    """
+    scale = LONGEST / max(p.mask.shape)
+    size = tuple(max(1, round(side * scale)) for side in p.mask.shape[::-1])
+    image = cv2.resize(p.image.permute(1, 2, 0).numpy()[:p.valid_size[0], :p.valid_size[1]], size,
+                       interpolation=cv2.INTER_AREA if max(p.valid_size) > LONGEST else cv2.INTER_CUBIC)
     mask = cv2.resize(p.mask, size, interpolation=cv2.INTER_NEAREST)
-    truth = _tint(image, mask == p.sample.class_id, _GREEN)
+    truth = _outlined(image, mask == p.sample.class_id, BLUE)
     truth[mask == IGNORE] = _GREY
     prior = cv2.resize(p.prior[0].float().cpu().numpy(), p.image.shape[:0:-1])[:p.valid_size[0], :p.valid_size[1]]
     prior = (255 * cv2.resize(prior, size)).clip(0, 255).astype(np.uint8)
     prior = cv2.cvtColor(cv2.applyColorMap(prior, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
     foreground = cv2.resize(p.evidence.cpu().numpy(), size, interpolation=cv2.INTER_LINEAR) > 0
-    pictures = [image, truth, prior, _tint(image, foreground, _RED)]
-    return joined(pictures, classes.name(p.sample.class_id))
+    return dict(zip(PICTURES, (image, truth, prior, _outlined(image, foreground, ORANGE)), strict=True))
 
 
-def sheet(panels: Iterable[np.ndarray], columns: int = 2) -> np.ndarray:
-    """Panels in a grid on white, each padded to the largest."""
-    panels = list(panels)
-    height, width = (max(p.shape[k] for p in panels) for k in (0, 1))
-    cells = [cv2.copyMakeBorder(p, 6, 6 + height - p.shape[0], 6, 6 + width - p.shape[1], cv2.BORDER_CONSTANT,
-                                value=(255, 255, 255)) for p in panels]
-    while len(cells) % columns:
-        cells.append(np.full_like(cells[0], 255))
-    return np.vstack([np.hstack(cells[i:i + columns]) for i in range(0, len(cells), columns)])
+def _outlined(image: np.ndarray, region: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """The region (h, w) bool under a light tint, in an outline with a white rim that shows on any background."""
+    out = image.copy()
+    out[region] = (0.65 * image[region] + 0.35 * np.array(colour)).astype(np.uint8)
+    contours, _ = cv2.findContours(region.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    for edge, thickness in ((_WHITE, 4), (colour, 2)):
+        cv2.drawContours(out, contours, -1, edge, thickness, cv2.LINE_AA)
+    return out
 
 
-def png(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 RGB to the bytes of a PNG file."""
-    return cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-def labelled(image: np.ndarray, mask: np.ndarray, classes: Classes, height: int = 300) -> np.ndarray:
-    """(H', W', 3) uint8 RGB: the mask's classes in colours over the image, each with its name; ignored pixels white."""
-    size = (max(1, round(image.shape[1] * height / image.shape[0])), height)
-    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-    ids = [int(c) for c in np.unique(mask) if c not in (0, IGNORE)]
-    hues = np.array([[[(67 * c) % 180, 220, 255]] for c in range(256)], np.uint8)  # neighbours in the list lie far apart
-    colours = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[:, 0]
-    colours[IGNORE] = 255
-    out = np.where((mask > 0)[..., None], (0.45 * image + 0.55 * colours[mask]).astype(np.uint8), image)
-    for c in ids:
-        y, x = (int(v) for v in np.argwhere(mask == c).mean(axis=0))
-        for colour, thick in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(out, classes.name(c), (max(0, x - 25), y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thick, cv2.LINE_AA)
+def panel(p: Prediction, classes: Classes) -> np.ndarray:
+    """(H', W', 3) uint8 RGB: the four pictures side by side below the class's name and the prediction's IoU."""
+    pictures = pictures_of(p)
+    height = 2 * _LINE + pictures["image"].shape[0]
+    out = np.full((height, len(pictures) * (LONGEST + _GAP) - _GAP, 3), _WHITE, np.uint8)
+    cv2.putText(out, f"{classes.name(p.sample.class_id)}: IoU {100 * p.counts.iou:.0f} %", (0, 18), _FONT, 0.7, _BLACK, 2,
+                cv2.LINE_AA)
+    for k, (name, picture) in enumerate(pictures.items()):
+        left = k * (LONGEST + _GAP)
+        cv2.putText(out, name, (left, _LINE + 17), _FONT, 0.6, _BLACK, 1, cv2.LINE_AA)
+        out[2 * _LINE:, left:left + picture.shape[1]] = picture
     return out

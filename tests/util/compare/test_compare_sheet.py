@@ -1,5 +1,6 @@
-"""The sheet of predictions of python -m util.compare, and the panels of final tests that it is made of."""
+"""The sheet of predictions of python -m util.compare, and the pictures of final tests that it is made of."""
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.files import read_image
-from util.results.panel import joined, parted
+from util.results.pictures import ORANGE, PICTURES
 
 SHEET = "predictions-pascal-episodic.png"
 IMAGE, TRUTH, PRIOR = (10, 200, 10), (20, 20, 180), (90, 0, 90)
@@ -15,15 +16,16 @@ SIDE = 192  # px, of a square picture on the sheet
 
 
 def draw(folder: Path, colours: dict[int, tuple], side: int = 48, class_id: int = 0) -> None:
-    """Panels of solid pictures for a made run: {line of the list: colour of the prediction}."""
+    """Solid pictures for a made run: {line of the list: colour of the prediction}."""
     results = json.loads((folder / "results.json").read_text())
     class_id = class_id or 2 * results["fold"] + 1
-    results["panels"] = {f"{row:05d}-m{row}-{class_id}.png": class_id for row in colours}
+    results["pictures"] = {f"{row:05d}-m{row}-{class_id}": {"class_id": class_id, "iou": 50.0} for row in colours}
     (folder / "results.json").write_text(json.dumps(results))
-    (folder / "pictures").mkdir()
-    for file, colour in zip(results["panels"], colours.values()):
-        pictures = [np.full((side, side, 3), c, np.uint8) for c in (IMAGE, TRUTH, PRIOR, colour)]
-        cv2.imwrite(str(folder / "pictures" / file), joined(pictures, "c")[:, :, ::-1])
+    for name, colour in zip(results["pictures"], colours.values()):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for file, c in (("image", IMAGE), ("truth", TRUTH), ("prior", PRIOR), ("prediction", colour)):
+            picture = np.full((side, side, 3), c[::-1], np.uint8)
+            cv2.imwrite(str(folder / "pictures" / name / f"{file}.png"), picture)
 
 
 @pytest.fixture
@@ -141,7 +143,7 @@ def test_without_a_shared_sample_one_line_and_no_sheet(other, made, compare, tmp
     assert not (tmp_path / "out" / SHEET).exists() and (tmp_path / "out/classes-pascal-episodic.png").is_file()
 
 
-def test_runs_that_kept_no_panels_stand_aside(made, compare, sheet, tmp_path):
+def test_runs_that_kept_no_pictures_stand_aside(made, compare, sheet, tmp_path):
     made.folds("old", (40, 40, 40, 40))
     assert f"no {SHEET}: " in compare() and not (tmp_path / "out" / SHEET).exists()
     for folder in made.folds("esda", (50, 50, 50, 50)):
@@ -150,10 +152,10 @@ def test_runs_that_kept_no_panels_stand_aside(made, compare, sheet, tmp_path):
     assert len(places(sheet(), (200, 0, 0))) == 4
 
 
-def test_a_panel_that_was_taken_away_counts_as_not_drawn(made, compare, sheet):
+def test_pictures_that_were_taken_away_count_as_not_drawn(made, compare, sheet):
     folder = made("esda", 0, 50)
     draw(folder, {1: (200, 0, 1), 2: (200, 0, 2)})
-    (folder / "pictures/00001-m1-1.png").unlink()
+    shutil.rmtree(folder / "pictures/00001-m1-1")
     compare("--partial")
     assert [len(places(sheet(), (200, 0, row))) for row in (1, 2)] == [0, 1]
 
@@ -167,12 +169,12 @@ def test_an_epoch_that_was_not_tested_has_no_pictures(made, compare, tmp_path):
         assert (tmp_path / "out" / SHEET).is_file() == there
 
 
-def test_a_panel_that_cannot_be_read(made, compare, tmp_path):
+def test_a_picture_that_cannot_be_read(made, compare, tmp_path):
     folder = made("esda", 0, 50)
     draw(folder, {1: (200, 0, 0)})
-    (folder / "pictures/00001-m1-1.png").write_bytes(b"spoilt")
+    (folder / "pictures/00001-m1-1/truth.png").write_bytes(b"spoilt")
     said = compare("--partial", status=2)
-    assert said.startswith(f"error: {folder}/pictures/00001-m1-1.png: ") and said.count("\n") == 1
+    assert said.startswith(f"error: {folder}/pictures/00001-m1-1/truth.png: ") and said.count("\n") == 1
 
 
 # From the final test to the sheet
@@ -184,27 +186,30 @@ def test_from_final_tests_to_the_sheet(tiny_options, run_script, tmp_path):
         done = run_script("test.py", "--config", f"config/shapes/{arch}.yaml", *tiny_options, "run=r")
         assert done.returncode == 0, done.stderr
         folders[arch] = tmp_path / f"exp/shapes/{arch}/fold0/r"
-    drawn = [json.loads((folder / "results.json").read_text())["panels"] for folder in folders.values()]
-    assert drawn[0] == drawn[1] and len(drawn[0]) == 4
+    drawn = [json.loads((folder / "results.json").read_text())["pictures"] for folder in folders.values()]
+    assert drawn[0].keys() == drawn[1].keys() and len(drawn[0]) == 4
     for folder in folders.values():
         assert {path.name for path in (folder / "pictures").iterdir()} == {*drawn[0], "unseen.png"}
-    for file, class_id in drawn[0].items():
-        row, stem, asked = file.removesuffix(".png").split("-")
-        assert stem == f"val_{int(row):06d}" and int(asked) == class_id in range(1, 6)
-        a, b = (parted(read_image(folder / "pictures" / file)) for folder in folders.values())
+    for name, about in drawn[0].items():
+        row, stem, queried = name.split("-")
+        assert stem == f"val_{int(row):06d}" and int(queried) == about["class_id"] in range(1, 6)
+        a, b = ({file: read_image(folder / "pictures" / name / f"{file}.png") for file in PICTURES}
+                for folder in folders.values())
         assert (a["image"] == b["image"]).all() and (a["truth"] == b["truth"]).all()
-        assert b["image"].shape == (192, 192, 3) and abs(b["prediction"] - b["image"] * 0.45 - np.array(
-            (235, 60, 60)) * 0.55).max() <= 1
+        inside = slice(5, -5)  # of the outline round the whole picture
+        expected = b["image"] * 0.65 + np.array(ORANGE) * 0.35
+        assert abs(b["prediction"] - expected)[inside, inside].max() <= 1 and b["image"].shape == (256, 256, 3)
     done = run_script("util.compare", tmp_path / "exp", "--out", tmp_path / "out", "--partial")
     assert done.returncode == 0, done.stderr
     picture = read_image(tmp_path / "out/predictions-shapes-exhaustive.png")
     tiles = picture[16 + 44:][:SIDE, 16:]
-    a, b = (parted(read_image(folder / "pictures" / min(drawn[0]))) for folder in folders.values())
-    for k, tile in enumerate((a["image"], a["truth"], a["prediction"], b["prediction"])):
+    a, b = (folder / "pictures" / min(drawn[0]) for folder in folders.values())
+    for k, file in enumerate((a / "image.png", a / "truth.png", a / "prediction.png", b / "prediction.png")):
+        tile = cv2.resize(read_image(file), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         assert (tiles[:, k * (SIDE + 6):][:, :SIDE] == tile).all()
 
 
 def test_the_generalised_protocol_draws_no_samples(made, run_script, tmp_path):
-    made("esda", 0, 40, protocol="generalised", panels={}, seen_miou=60.0, hiou=48.0, pixel_accuracy=80.0)
+    made("esda", 0, 40, protocol="generalised", pictures={}, seen_miou=60.0, hiou=48.0, pixel_accuracy=80.0)
     done = run_script("util.compare", made.exp, "--out", tmp_path / "out", "--partial")
     assert done.returncode == 0 and "no predictions-pascal-generalised.png: " in done.stderr

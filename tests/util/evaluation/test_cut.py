@@ -15,8 +15,7 @@ from model.build import build_model, embed_names
 from util.config import BASE, Config, load
 from util.evaluation.generalised import Labeller
 from util.evaluation.predict import Predictor
-from util.results.panel import parted
-from util.results.pictures import panel
+from util.results.pictures import pictures_of
 
 CPU, SIZE = torch.device("cpu"), 64
 SHAPES = [(64, 64), (128, 80), (33, 66), (64, 64), (128, 80), (64, 45)]   # height, width
@@ -122,16 +121,15 @@ def test_generalised_labels_do_not_depend_on_the_batch(made, pictures, presence)
 
 def test_its_pictures_are_those_of_the_whole_image(made, pictures):
     model, text = made("esda")
-    cut, whole = ([panel(p, CLASSES) for p in predictions(model, text, pictures, fit, 4)]
-                  for fit in ("cut", "described"))
-    for a, b in zip(cut, whole):
-        assert a.shape == b.shape and np.array_equal(a[:, :a.shape[1] // 4 - 4], b[:, :b.shape[1] // 4 - 4])
+    cut, whole = ([pictures_of(p) for p in predictions(model, text, pictures, fit, 4)] for fit in ("cut", "described"))
+    for a, b in zip(cut, whole, strict=True):
+        assert np.array_equal(a["image"], b["image"]) and {p.shape for p in a.values()} == {b["image"].shape}
 
 
 def test_the_prior_lies_over_the_image_that_it_is_of(made, pictures):
     wide = predictions(*made("esda"), pictures, "cut", 4)[2]
     lower = torch.zeros(1, 4, 8)
     lower[:, 2:] = 1
-    picture = parted(panel(wide._replace(prior=lower), CLASSES))["prior mask"]
+    picture = pictures_of(wide._replace(prior=lower))["prior"]
     top, bottom = picture[:len(picture) // 4], picture[-len(picture) // 4:]
     assert (top == top[0, 0]).all() and (bottom == bottom[0, 0]).all() and (top[0, 0] != bottom[0, 0]).any()

@@ -1,0 +1,59 @@
+"""Pictures for people: bounded, outlined, with the class and its IoU."""
+import numpy as np
+import pytest
+import torch
+
+from data.folds import Classes
+from data.samples import Sample
+from data.transform import FITS
+from util.evaluation.metric import Counts
+from util.evaluation.predict import Prediction
+from util.results.pictures import BLUE, LONGEST, ORANGE, PICTURES, panel, pictures_of
+from util.runtime.png import sheet
+
+CLASSES = Classes(["circle", "star"], ((1, 2),))
+
+
+def prediction(height: int, width: int, size: int = 64) -> Prediction:
+    """Class 1 on the left half, ignored pixels in the last eighth of the rows, and the right half predicted."""
+    mask = np.zeros((height, width), np.uint8)
+    mask[:, :width // 2] = 1
+    mask[height - height // 8:] = 255
+    canvas, valid = FITS["described"].to_input(np.full((height, width, 3), 90, np.uint8), size, (0, 0, 0))
+    evidence = -torch.ones(height, width)
+    evidence[:, width // 2:] = 1
+    return Prediction(Sample(0, 1), torch.from_numpy(canvas.transpose(2, 0, 1).copy()), valid, mask, evidence,
+                      torch.ones(1, 8, 8), Counts(10, 30, 20, 1000))
+
+
+@pytest.mark.parametrize("height, width", [(1, 3000), (3000, 1), (40, 60), (300, 700), (512, 512)])
+def test_every_picture_is_bounded_whatever_the_images_shape(height, width):
+    pictures = pictures_of(prediction(height, width))
+    shapes = {p.shape for p in pictures.values()}
+    assert tuple(pictures) == PICTURES and len(shapes) == 1 and max(*shapes) == LONGEST
+    drawn = panel(prediction(height, width), CLASSES)
+    assert drawn.shape[1] < 1100 and drawn.shape[0] <= LONGEST + 60
+    assert sheet([drawn] * 3).shape[1] < 2200
+
+
+def test_truth_and_prediction_are_outlined_where_they_are():
+    p = pictures_of(prediction(128, 256))
+    assert (p["image"] == 90).all() and p["image"].shape == (128, 256, 3)
+    inner = {"truth": (slice(10, 100), slice(10, 118)), "prediction": (slice(10, 118), slice(138, 246))}
+    for (name, region), colour in zip(inner.items(), (BLUE, ORANGE)):
+        assert abs(p[name][region] - (0.65 * 90 + 0.35 * np.array(colour))).max() <= 1, "tinted inside"
+        other = p[name][10:100, 138:246] if name == "truth" else p[name][10:118, 10:118]
+        assert (other == 90).all(), "and nothing else"
+        assert (p[name] == colour).all(axis=-1).sum() > 300, "in an outline"
+    assert (p["truth"][114:] == 160).all(), "ignored pixels are grey"
+
+
+def test_the_panel_names_the_class_and_its_iou():
+    one = prediction(64, 64)
+    assert one.counts.iou == 0.25
+    same = panel(one, CLASSES)
+    mask = np.where(one.mask == 1, 2, one.mask).astype(np.uint8)
+    other_class = panel(one._replace(sample=Sample(0, 2), mask=mask), CLASSES)
+    other_iou = panel(one._replace(counts=Counts(20, 30, 20, 1000)), CLASSES)
+    assert (same[48:] == other_class[48:]).all() and (same[:24] != other_class[:24]).any()
+    assert (same[24:] == other_iou[24:]).all() and (same[:24] != other_iou[:24]).any()
