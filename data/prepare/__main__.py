@@ -14,7 +14,6 @@ import json
 import shlex
 import signal
 import sys
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from data.prepare import coco, pascal
@@ -119,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, BrokenProcessPool)  # a worker that the system killed, for want of memory
+    run_main(main)

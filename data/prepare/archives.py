@@ -4,16 +4,16 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from data.prepare.download import Remote, by_hand
-from data.prepare.workers import REMEDY, clear_leftovers, cores, start_worker
+from data.prepare.workers import REMEDY, clear_leftovers
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError
 from util.runtime.progress import progress
+from util.runtime.workers import map_in_processes
 
 DEPTH = 4  # folders below --source in which an archive or its contents are looked for
 
@@ -94,9 +94,8 @@ class Zip(Archive):
     def _extract(self, wanted, label):
         pairs = list(wanted.items())
         chunks = [pairs[i:i + 1000] for i in range(0, len(pairs), 1000)]
-        with ProcessPoolExecutor(cores(), initializer=start_worker) as pool:
-            for _ in progress(pool.map(partial(_unzip, self.path, self.prefix), chunks), f"{label}, thousands", len(chunks)):
-                pass
+        for _ in map_in_processes(partial(_unzip, self.path, self.prefix), chunks, f"{label}, thousands", chunksize=1):
+            pass
 
 
 def _unzip(path: Path, prefix: str, pairs: list[tuple[str, Path]]) -> None:

@@ -8,7 +8,6 @@ Status 2 if a file cannot be used or a count that must be exact is not.
 import hashlib
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +19,13 @@ from data.folds import Classes, classes_of
 from data.index import Index, count_pixels
 from data.prepare import coco, pascal
 from data.prepare.overlay import overlay
-from data.prepare.workers import cores, start_worker
 from data.samples import exhaustive, train_images
 from util.config import Config, from_command_line
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, run_main
 from util.runtime.markdown import markdown_table
 from util.runtime.png import encode_png, sheet
-from util.runtime.progress import progress
+from util.runtime.workers import cores, map_in_processes
 
 PICTURES = 12
 SHOWN = 10  # problems named on screen; the report names all
@@ -63,9 +61,7 @@ def check_pair(root: str, classes: int, pair: tuple[str, str]) -> Checked:
 def check_list(root: str, list_file: str, classes: int) -> tuple[Index, list[str], str]:
     """Read everything a list names: its index, the problems found, and one digest of all masks, whatever their order."""
     pairs = read_list(list_file)
-    with ProcessPoolExecutor(cores(), initializer=start_worker) as pool:
-        results = pool.map(partial(check_pair, root, classes), pairs, chunksize=16)
-        checked = list(progress(results, f"reading {Path(list_file).name}", len(pairs)))
+    checked = list(map_in_processes(partial(check_pair, root, classes), pairs, f"reading {Path(list_file).name}"))
     digest = hashlib.sha256(b"".join(sorted(c.digest for c in checked))).hexdigest()
     return Index(list_file, pairs, np.stack([c.pixels for c in checked])), [c.problem for c in checked if c.problem], digest
 

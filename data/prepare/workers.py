@@ -1,39 +1,16 @@
-"""All cores for many small files: processes that stop when told to and report a bad file in one line."""
-import os
-import signal
-import threading
+"""All cores for many small files, each of which is whole or absent."""
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import parent_process
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from util.run.atomic import write_bytes_atomically
-from util.runtime.progress import progress
+from util.runtime.workers import cores, map_in_processes
 
 REMEDY = "free some space, then start the same command again: what is whole is kept"
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def start_worker() -> None:
-    cv2.setNumThreads(0)                            # one process, one core
-    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C reaches the whole group; the main process decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """A main process that is killed tells nobody; its workers would wait for work for ever."""
-    parent_process().join()
-    os._exit(1)
 
 
 def write_changed(path: Path, data: bytes) -> None:
@@ -67,15 +44,9 @@ def make_masks(draw: Callable[[object], np.ndarray], jobs: list[tuple[Path, obje
     if not todo:
         return
     start = time.perf_counter()
-    used = min(cores(), len(todo))
-    with ProcessPoolExecutor(used, initializer=start_worker) as pool:
-        try:
-            for _ in progress(pool.map(partial(_write, draw), todo, chunksize=16), label, len(todo)):
-                pass
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    seconds = time.perf_counter() - start
+    for _ in map_in_processes(partial(_write, draw), todo, label):
+        pass
+    seconds, used = time.perf_counter() - start, min(cores(), len(todo))
     print(f"{label}: {len(todo)} masks in {seconds:.1f} s ({len(todo) / seconds:.0f}/s on {used} cores, "
           f"{1000 * seconds * used / len(todo):.2f} ms a mask and core)", flush=True)
 

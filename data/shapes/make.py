@@ -7,10 +7,8 @@ A finished folder is left as it is; a half-made one is made again.
 import json
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from os import cpu_count
 from pathlib import Path
 
 import cv2
@@ -21,7 +19,7 @@ from data.shapes.scene import Style, scene
 from util import config as configuration
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, run_main
-from util.runtime.progress import progress
+from util.runtime.workers import cores, map_in_processes
 
 CONFIG = configuration.ROOT / "config" / "shapes" / "data.yaml"
 
@@ -79,13 +77,12 @@ def make(cfg: ShapesData) -> bool:
             "val": [(f"val_{i:06d}", cfg.seed + 1, i) for i in range(cfg.val)]}
     every = jobs["train"] + jobs["val"]
     start = time.perf_counter()
-    with ProcessPoolExecutor(cpu_count(), initializer=cv2.setNumThreads, initargs=(0,)) as pool:
-        for _ in progress(pool.map(partial(_write, cfg, names), every, chunksize=64), "making shapes", len(every)):
-            pass
+    for _ in map_in_processes(partial(_write, cfg, names), every, "making shapes", chunksize=64):
+        pass
     rate = len(every) / (time.perf_counter() - start)
     write_lists(root, {part: [paths(name) for name, _, _ in scenes] for part, scenes in jobs.items()})
     write_bytes_atomically(stamp, made_with.encode())  # last: it says that all the rest is whole
-    print(f"made {len(every)} images in {root} ({rate:.0f} images/s on {cpu_count()} cores)", flush=True)
+    print(f"made {len(every)} images in {root} ({rate:.0f} images/s on {cores()} cores)", flush=True)
     return True
 
 
