@@ -12,10 +12,11 @@ import argparse
 from pathlib import Path
 
 from model.build import build_model
-from model.clip.weights import WeightsError
-from model.whole import Whole, released_content, safetensors_content, whole_of
-from util.config import Model, from_dict
+from model.errors import WeightsError
+from model.whole import Whole, released_content, safetensors_content
+from util.config import Config, from_dict
 from util.run import checkpoint
+from util.run.weights import read_weights
 from util.runtime.errors import UserError, run_main
 
 REMEDY = "free some space or choose another OUT"
@@ -23,15 +24,14 @@ REMEDY = "free some space or choose another OUT"
 
 def read(path: Path) -> Whole:
     """All of the model in ``path``."""
-    saved = checkpoint.read(path, "IN is the checkpoint to convert")
-    whole = whole_of(saved, path)
-    if whole is not None:
-        return whole
-    if not {"model", "clip", "config", "epoch"} <= saved.keys():
-        raise UserError(f"{path}: neither a released checkpoint nor one of train.py")
-    model, clip = build_model(from_dict(Model, saved["config"]["model"], str(path)))
+    weights = read_weights(str(path), "IN is the checkpoint to convert")
+    if weights.whole is not None:
+        return weights.whole
+    saved = weights.saved
+    options = from_dict(Config, saved["config"], f"{path}: its options")
+    model, clip = build_model(options.model, weights.clip)
     checkpoint.restore(model, saved, path, clip.fingerprint)
-    return Whole(model.state_dict(), saved["epoch"], saved["config"])
+    return Whole(model.state_dict(), saved["epoch"], saved["config"], saved.get("trained_on"))
 
 
 def write(whole: Whole, path: Path) -> None:

@@ -15,10 +15,12 @@ class Whole(NamedTuple):
 
     state: under our names, values and types as in the file. The image position embedding is at the training grid.
     epoch: in which it was saved, as its file counts. config: the options of its run as plain values; None: not known.
+    trained_on: what it was trained on, as checkpoints of train.py have it; None: not known.
     """
     state: dict[str, Tensor]
     epoch: int
     config: dict | None
+    trained_on: dict | None = None
 
     @property
     def trained(self) -> dict[str, Tensor]:
@@ -28,7 +30,8 @@ class Whole(NamedTuple):
     @property
     def saved(self) -> dict:
         """As train.py's checkpoints are: what was trained, and on which CLIP."""
-        return {"model": self.trained, "clip": self.clip.fingerprint, "epoch": self.epoch, "config": self.config}
+        return {"model": self.trained, "clip": self.clip.fingerprint, "epoch": self.epoch, "config": self.config,
+                **({"trained_on": self.trained_on} if self.trained_on else {})}
 
     @property
     def clip(self) -> ClipWeights:
@@ -66,7 +69,8 @@ def whole_of(content: dict, path) -> Whole | None:
 def _from_safetensors(state: dict[str, Tensor], metadata: dict[str, str], path) -> Whole:
     check(state, path)
     try:
-        whole = Whole(state, int(metadata["epoch"]), json.loads(metadata["config"]))
+        whole = Whole(state, int(metadata["epoch"]), json.loads(metadata["config"]),
+                      json.loads(metadata.get("trained_on", "null")))
         known = metadata["fingerprint"]
     except (KeyError, ValueError) as error:
         raise WeightsError(f"{path}: not written by convert.py: its metadata lacks {error}") from None
@@ -78,7 +82,7 @@ def _from_safetensors(state: dict[str, Tensor], metadata: dict[str, str], path) 
 def safetensors_content(whole: Whole) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of our format."""
     return whole.state, {"epoch": str(whole.epoch), "config": json.dumps(whole.config),
-                         "fingerprint": whole.clip.fingerprint}
+                         "trained_on": json.dumps(whole.trained_on), "fingerprint": whole.clip.fingerprint}
 
 
 def released_content(whole: Whole, path) -> dict:

@@ -77,15 +77,15 @@ def to_dict(config) -> dict:
     return dataclasses.asdict(config)
 
 
-def from_dict(schema: type[Schema], values: dict, where: str) -> Schema:
+def from_dict(schema: type[Schema], values: dict, where: str, strict: bool = True) -> Schema:
     """The inverse of :func:`to_dict`, for options that may have been saved by an older version (see completed).
 
-    Raises UserError as :func:`load` does.
+    Raises UserError as :func:`load` does; unless ``strict``, unknown options are left out instead.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: its options are a {type(values).__name__}, not a mapping")
     merged: dict = {}
-    _merge(merged, _completed(values, schema), schema, where)
+    _merge(merged, _completed(values, schema), schema, where, strict=strict)
     return _build(schema, merged, where)
 
 
@@ -144,7 +144,7 @@ def reference(dotted: bool = False) -> str:
     lines = [] if dotted else [
         "# Generated: python -m util.options > config/base.yaml. Options are declared in util/options.py.",
         "# Every option, its default, unit and reason. The configs in config/*/ are a few lines laid over these",
-        "# defaults, and key=value on the command line (train.lr=1e-3) is laid over those. A misspelt key stops the run."]
+        "# defaults, and key=value on the command line (train.lr=1e-3) over those. An unknown key stops the run."]
     section = None
     for name, f in options(Config):
         group, _, key = name.rpartition(".")
@@ -255,11 +255,13 @@ def _kind(schema: type, key: str):
     return kind
 
 
-def _merge(into: dict, values: dict, schema: type, where: str, prefix: str = "") -> None:
+def _merge(into: dict, values: dict, schema: type, where: str, prefix: str = "", strict: bool = True) -> None:
     """Lay ``values`` over ``into``, each checked and converted to the type of its option."""
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for key, value in values.items():
         name = f"{prefix}{key}"
+        if key not in fields and not strict:
+            continue
         if key not in fields:
             while isinstance(value, dict) and value:  # the whole of a dotted name tells better what was meant
                 inner, value = next(iter(value.items()))
@@ -270,7 +272,7 @@ def _merge(into: dict, values: dict, schema: type, where: str, prefix: str = "")
             if not isinstance(value, dict):
                 raise UserError(f"{where}: {name} is a group of options; set one of them, e.g. "
                                 f"{name}.{dataclasses.fields(kind)[0].name}")
-            _merge(into.setdefault(key, {}), value, kind, where, f"{name}.")
+            _merge(into.setdefault(key, {}), value, kind, where, f"{name}.", strict)
         else:
             into[key] = _convert(value, kind, name, where, fields[key].metadata)
 

@@ -105,8 +105,8 @@ class Model:
     interactor_layers: int = option(2, "layers of the vision-language embedding interactor", least=1, most=100)
     token_order: Literal["described", "released"] = option(
         "described", "described: each patch keeps its place; released: a layer hands on [patch, semantic], but the "
-        "next and the read-out take the last n tokens for patches. With 2 layers, 900 patches and 79 semantic tokens no "
-        "place of the map read out holds its own patch: 742 are shifted by 158, 79 hold semantic tokens, 79 patches "
+        "next and the read-out take the last n tokens for patches. With 2 layers, 900 patches and 79 semantic tokens "
+        "no place of the map read out holds its own patch: 742 are shifted by 158, 79 hold semantic tokens, 79 patches "
         "are lost")
     text_tokens: bool = option(True, "the tokens of the whole text take part in it; false: only the text's cls")
     mask_padding: bool = option(
@@ -189,7 +189,7 @@ class Eval:
     seed: int = option(321, "of the episodic draw", least=0, most=2**63 - 1)
     draws: int = option(1, "episodic: how many draws are scored, with seeds `seed`, seed + 1, ...; mean and deviation",
                         least=1, most=1000)
-    manifest: str = option("", "a file that python -m data.samples made: these samples, whatever the protocol would draw")
+    manifest: str = option("", "a file that python -m data.samples made: these samples, whatever the protocol says")
     images: int = option(0, "generalised: so many images, evenly spaced over the validation list; 0: all",
                          least=0, most=2**31 - 1)
     presence: float = option(

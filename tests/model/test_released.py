@@ -32,6 +32,7 @@ from util.evaluation.predict import Predictor
 from util.run import checkpoint
 from util.runtime.errors import UserError
 from util.training import trainer
+from util.training.resume import read_run
 
 SWITCHES = {  # by the name of the fact in the reference: our options
     "token_order": {"token_order": "released"}, "sign": {"sign": "released"}, "ignored": {"ignored": "background"},
@@ -517,4 +518,4 @@ def test_safetensors_of_another_hand_are_refused(released_file, tmp_path):
 
 def test_a_released_checkpoint_cannot_be_resumed(released_file):
     with pytest.raises(UserError, match="resume= wants checkpoints/last.pt"):
-        trainer.Trainer._resume(None, released_file)
+        read_run(load(Config, ROOT / RELEASED, [f"resume={released_file}"]))

@@ -11,6 +11,7 @@ from util.evaluation.evaluate import absent_classes, evaluate
 from util.evaluation.generalised import Labeller, evaluate_generalised
 from util.evaluation.predict import Prediction, Predictor
 from util.results import cost
+from util.results.origin import in_words
 from util.results.pictures import panel, pictures_of
 from util.run.folder import Run, code_version
 from util.runtime.device import describe
@@ -83,16 +84,12 @@ def where(run: Run) -> str:
     return (f"pictures   {picture}\n" if picture.is_file() else "") + f"results    {run.folder}/results.json"
 
 
-def trained_on(config: dict) -> dict:
-    """What results say of a checkpoint's training, out of its run's options as plain values."""
-    return {**{key: config[key] for key in ("dataset", "arch", "fold", "seed")},
-            "train_classes": config["data"]["train_classes"]}
-
-
 def table(results: dict) -> str:
     """Scores of one fold as lines for a terminal."""
-    lines = [f"{results['dataset']} fold {results['fold']}, {results['arch']}: {'all' if 'hiou' in results else 'unseen'} classes, "
-             f"{results['protocol']} protocol, {results['samples']} samples"]
+    what = "all classes" if "hiou" in results else (
+        "the fold's classes" if "not_zero_shot" in results else "unseen classes")
+    lines = [f"{results['dataset']} fold {results['fold']}, {results['arch']}: {what}, {results['protocol']} protocol, "
+             f"{results['samples']} samples"]
     lines += [f"  {name:<16} IoU {iou:5.1f}" for name, iou in results["per_class"].items()]
     spread_of = f" ({results['miou_std']:.1f} over {len(results['draws'])} draws)" if "draws" in results else ""
     lines.append(f"  {'mIoU':<16}     {results['miou']:5.1f}{spread_of}      FB-IoU {results['fb_iou']:.1f}")
@@ -100,8 +97,17 @@ def table(results: dict) -> str:
         lines[-1] = (f"  unseen mIoU (U) {results['miou']:.1f}   seen mIoU (S) {results['seen_miou']:.1f}   hIoU "
                      f"{results['hiou']:.1f}   pixel accuracy {results['pixel_accuracy']:.1f}   background IoU "
                      f"{results['background_iou']:.1f}")
-    if "trained_on" in results:
+    if "not_zero_shot" in results:
+        lines.append(f"  NOT ZERO-SHOT: {results['not_zero_shot']}")
+    elif "trained_on" in results:
         lines.append(f"  trained on {TRAINED_ON[results['trained_on']['train_classes']]}")
+    elif results["checkpoint"]:
+        lines.append("  trained on: the checkpoint does not say")
+    if start := results.get("trained_on", {}).get("start"):
+        unknown = "" if start["trained_on"] else ", which does not say what it was trained on"
+        lines.append(f"  started from {start['file']}{unknown}")
+    if "changed_options" in results:
+        lines.append(f"  tested with other options than trained with: {in_words(results['changed_options'])}")
     if results.get("name_auc") is not None:
         absent = results["absent_name_miou"]
         lines.append(f"  the name decides: AUC {results['name_auc']:.3f} against the other objects"

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from util.run.atomic import IN_A_RUN, write_bytes_atomically
 from util.runtime.errors import UserError, require_file
+
+WEIGHTS = {"model": dict, "epoch": int, "clip": str, "config": dict}  # entries of every checkpoint of train.py ...
+STATE = {"optimizer": dict, "at": dict, "best": dict, "last_scores": (dict, type(None)), "seconds": (int, float),
+         "rng": Tensor, "cuda_rng": (Tensor, type(None))}             # ... and those that last.pt has besides
 
 
 def write_atomically(path: str | Path, content: dict, remedy: str = IN_A_RUN) -> None:
@@ -41,20 +46,36 @@ def read(path: str | Path, remedy: str) -> dict:
     return content
 
 
+def require_entries(saved: dict, entries: dict, path: str | Path, remedy: str) -> None:
+    """Raise UserError for the first of ``entries``, {name: type or types}, that is missing or of another type."""
+    for name, types in entries.items():
+        odd = f"it lacks {name!r}" if name not in saved else f"its {name!r} is a {type(saved[name]).__name__}"
+        if name not in saved or not isinstance(saved[name], types) or isinstance(saved[name], bool):
+            raise UserError(f"{path}: not a checkpoint of train.py ({odd}); {remedy}")
+
+
 def restore(model: torch.nn.Module, saved: dict, path: str | Path, clip: str) -> None:
     """Put the trained weights of a checkpoint of train.py into ``model``; the frozen rest is CLIP's.
 
-    Raises UserError where the checkpoint was trained on other CLIP weights than those of fingerprint ``clip``, and,
-    naming the first differences, where it is of another architecture.
+    Raises UserError where the checkpoint was trained on other CLIP weights than those of fingerprint ``clip``, where
+    it is of another architecture, naming the first differences, and where a weight is not finite.
     """
     if saved["clip"] != clip:
         raise UserError(f"{path}: was trained on other CLIP weights than these; set model.clip to the file of that run")
     state, own = saved["model"], model.trainable_state()
-    problems = {"it lacks": sorted(own.keys() - state.keys()), "it also holds": sorted(state.keys() - own.keys()),
-                "of another shape:": sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)}
+    here, there = {k for k in own if k in state}, set(map(str, state))
+    odd = sorted(k for k in here if not isinstance(state[k], Tensor) or not state[k].is_floating_point())
+    problems = {"it lacks": sorted(own.keys() - here), "it also holds": sorted(there - own.keys()),
+                "no weights in": odd,
+                "of another shape:": sorted(k for k in here - set(odd) if own[k].shape != state[k].shape)}
     found = "; ".join(f"{what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
                       for what, names in problems.items() if names)
     if found:
         raise UserError(f"{path}: a checkpoint of another architecture ({found}); use the config it was trained with, "
                         f"config.yaml in its run's folder")
+    broken = [name for name in own if not state[name].isfinite().all()]
+    if broken:
+        raise UserError(f"{path}: {broken[0]} holds values that are not finite (NaN or infinity), as after training "
+                        f"that diverged; use an earlier checkpoint, or train again with a lower train.lr or with "
+                        f"train.clip_grad")
     model.load_state_dict(state, strict=False)

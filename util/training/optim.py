@@ -2,6 +2,9 @@
 import torch
 from torch import nn
 
+STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Muon: {"momentum_buffer"},
+          torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}}  # what each keeps of a parameter
+
 
 class MuonAdamW:
     """Muon (Jordan 2024) for the matrices of transformer blocks, AdamW for everything else, as one optimiser."""
@@ -46,6 +49,29 @@ def make_optimizer(model: nn.Module, options):
     for group in optimizer.param_groups:
         group["full_lr"] = group["lr"]  # what the schedule multiplies
     return optimizer
+
+
+def restore_optimizer(optimizer, saved: dict) -> None:
+    """Load what ``optimizer.state_dict()`` gave in a run with the same options.
+
+    Raises ValueError, or what torch raises, for a state of another optimiser or of other shapes.
+    """
+    fresh = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for before, group in zip(fresh, optimizer.param_groups, strict=True):
+        for key in before.keys() - {"params", "lr"}:
+            if key in group and group[key] != before[key]:
+                raise ValueError(f"{key}={group[key]!r} where this run has {before[key]!r}")
+        group["full_lr"] = before["full_lr"]
+    for part in getattr(optimizer, "parts", [optimizer]):
+        for parameter, state in part.state.items():
+            if state.keys() != STATES[type(part)]:
+                raise ValueError(f"the state of a parameter holds {sorted(state)}")
+            for key, value in state.items():
+                if not torch.is_tensor(value) or value.ndim and value.shape != parameter.shape:
+                    raise ValueError(f"{key} is not of the shape of its parameter, {tuple(parameter.shape)}")
+                if not value.isfinite().all():
+                    raise ValueError(f"{key} holds values that are not finite")
 
 
 def schedule(iteration: int, iterations: int, options) -> float:

@@ -8,16 +8,19 @@ import torch
 from data.fold import FoldData
 from data.samples import distinct, spread
 from model.build import build_model, embed_names
+from model.clip.weights import read_clip
 from model.esda import ESDA
 from model.losses import EsdaLosses
-from util.config import Config, changes_numbers, completed, flat, to_dict
+from util.config import Config, to_dict
 from util.evaluation.evaluate import evaluate
 from util.evaluation.predict import Predictor
-from util.results.final import final_test, table, trained_on, where
+from util.results.final import final_test, table, where
+from util.results.origin import changed_options, in_words, not_zero_shot, origin_of, origin_of_checkpoint
 from util.results.pictures import panel
 from util.run import checkpoint
 from util.run.folder import Run, code_version
 from util.run.selection import SELECTIONS
+from util.run.weights import TrainedWeights, carried_clip, read_weights
 from util.runtime.device import (
     autocast,
     computes_in_bf16,
@@ -32,26 +35,37 @@ from util.runtime.processes import Processes
 from util.runtime.progress import progress
 from util.runtime.stop import Stopped, StopRequest
 from util.training.loop import Progress, train_one_epoch
-from util.training.optim import make_optimizer
+from util.training.optim import make_optimizer, restore_optimizer
+from util.training.resume import read_run, started_from, understood
 
 
 class Trainer:
     """Joins data, model and engine, and decides what is saved, logged and best."""
 
     def __init__(self, cfg: Config, stop: StopRequest):
-        self.cfg, self.stop = cfg, stop
+        if cfg.model.kind != "esda":
+            raise UserError(f"model.kind={cfg.model.kind} has nothing to train; run test.py with this config")
         self.device = pick_device(cfg.device)
         self.processes = Processes.join(self.device, stop)  # usually this one alone
         self.autocast = autocast(self.device, cfg.precision)
         make_deterministic(cfg.seed)
         set_tf32(self.device, cfg.precision)
-        with self.processes.one_first():  # who counts the masks' pixels where that has not been done yet
+        saved, start, clip = None, None, None
+        if cfg.resume:
+            cfg, saved, file = read_run(cfg)
+            clip = carried_clip(saved, str(file))
+        elif cfg.weights:
+            start = read_weights(cfg.weights, "weights= names a checkpoint to start from")
+            clip = start.clip
+        self.cfg, self.stop = cfg, stop
+        clip = clip or read_clip(cfg.model.clip)  # before images are counted, which takes minutes the first time
+        with self.processes.one_first():  # rank 0 counts the masks' pixels, the others read what it found
             self.data = FoldData(cfg, self.processes)
             self.loader, self.batches, images = self.data.training()
-        self.model, weights = build_model(cfg.model)
-        if cfg.model.kind != "esda":
-            raise UserError(f"model.kind={cfg.model.kind} has nothing to train; run test.py with this config")
-        self.clip = weights.fingerprint
+        self.model, _ = build_model(cfg.model, clip)
+        self.clip = clip.fingerprint
+        if start:
+            checkpoint.restore(self.model, start.saved, start.file, self.clip)
         self.text = embed_names(self.model.text_encoder, self.data.classes.names, cfg.model).to(self.device)
         self.model.to(self.device)
         if computes_in_bf16(self.device, cfg.precision):
@@ -66,44 +80,59 @@ class Trainer:
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
         self.at, self.last_scores, self.seconds = Progress(), None, 0.0
         self.best: dict[str, dict | None] = {"unseen": None, "seen": None}  # scores of the best epochs so far
-        self.run = self._resume(Path(cfg.resume)) if cfg.resume else Run.start(cfg, processes=self.processes)
-        self._tell(images)
+        self.trained_on = origin_of(cfg, started_from(start))
+        if saved:
+            self._take_back(saved, file)
+        self.not_zero_shot = not_zero_shot(self.trained_on, cfg)
+        self.miou = "mIoU (not zero-shot)" if self.not_zero_shot else "unseen mIoU"
+        self.run = (Run.open(file.parent.parent, False, self.processes) if saved
+                    else Run.start(cfg, processes=self.processes))
+        self._tell(images, start)
 
-    def _tell(self, images: int) -> None:
+    def _tell(self, images: int, start: TrainedWeights | None) -> None:
         parameters = list(self.model.parameters())
         trained = sum(p.numel() for p in parameters if p.requires_grad)
         machine = describe(self.device, self.cfg.precision, self.processes.count)
         self.run.log(f"run {self.run.folder}  code {code_version()}  {machine}")
         self.run.log(f"fold {self.cfg.fold}: unseen {', '.join(map(self.data.classes.name, self.data.unseen))}")
+        if self.not_zero_shot:
+            self.run.log(f"NOT ZERO-SHOT: {self.not_zero_shot}")
+        if start:
+            changed = changed_options(start.saved, self.cfg)
+            self.run.log(f"starts from {start.file}: {len(start.saved['model'])} trained tensors of epoch "
+                         f"{start.saved['epoch'] + 1}" + (", on the CLIP that the file carries" if start.whole else "")
+                         + "; optimiser and schedule start anew"
+                         + (f"; other options than it was trained with: {in_words(changed)}" if changed else ""))
         self.run.log(f"{images} training images, {len(self.draw)} test samples ({self.data.sample_protocol}), "
-                     f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters train, "
-                     f"{self.batches.batches} iterations an epoch, lr {self.cfg.train.lr:g} with {self.cfg.train.optimizer}")
+                     f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters train, {self.batches.batches} "
+                     f"iterations an epoch, lr {self.cfg.train.lr:g} with {self.cfg.train.optimizer}")
 
-    def _resume(self, path: Path) -> Run:
-        """Take everything back from a run's last checkpoint."""
-        file = path / "checkpoints" / "last.pt" if path.is_dir() else path
-        saved = checkpoint.read(file, "give resume= the folder of a run that was stopped")
-        if not {"optimizer", "config"} <= saved.keys():
-            raise UserError(f"{file}: holds weights but not the state of a run; resume= wants checkpoints/last.pt")
-        then, now = flat(completed(saved["config"])), flat(to_dict(self.cfg))
-        changed = sorted(k for k in then.keys() | now.keys() if then.get(k) != now.get(k) and changes_numbers(k))
-        if changed:
-            what = ", ".join(f"{k} (then {then.get(k)!r}, now {now.get(k)!r})" for k in changed)
-            raise UserError(f"{file}: the run was started with other options: {what}; resume with the same ones, or "
-                            f"start a new run")
+    def _take_back(self, saved: dict, file: Path) -> None:
+        """Go on where a run's last checkpoint was written. Raises UserError naming an entry that is not understood."""
         checkpoint.restore(self.model, saved, file, self.clip)
-        self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        if self.device.type == "cuda" and saved["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
-        self.at, self.best = Progress(**saved["at"]), saved["best"]
-        self.last_scores, self.seconds = saved["last_scores"], saved["seconds"]
-        return Run.open(file.parent.parent, False, self.processes)
+        with understood(file, "optimizer"):
+            restore_optimizer(self.optimizer, saved["optimizer"])
+        with understood(file, "rng"):
+            torch.set_rng_state(saved["rng"])
+            if self.device.type == "cuda" and saved["cuda_rng"] is not None:
+                torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
+        with understood(file, "at"):
+            self.at = Progress(**saved["at"])
+            if not (self.at.epoch >= 0 and 0 <= self.at.step <= self.batches.batches):
+                raise ValueError(f"step {self.at.step} of {self.batches.batches} in epoch {self.at.epoch}")
+            self.at.means()
+        with understood(file, "best and last_scores"):
+            self.best, self.last_scores = {rule: saved["best"][rule] for rule in self.best}, saved["last_scores"]
+            for scores in (*self.best.values(), self.last_scores):
+                if scores is not None:
+                    float(scores["miou"]), float(scores["seen_miou"]), int(scores["epoch"])
+        self.trained_on = origin_of_checkpoint(saved, str(file))
+        self.seconds = float(saved["seconds"])
 
     def _weights(self) -> dict:
         epoch = self.at.epoch if self.at.step else max(0, self.at.epoch - 1)  # the one the weights come from
         return {"model": self.model.trainable_state(), "epoch": epoch, "clip": self.clip,
-                "config": to_dict(self.cfg)}
+                "config": to_dict(self.cfg), "trained_on": self.trained_on}
 
     def save(self) -> None:
         """checkpoints/last.pt: all that a resumed run needs to give the same numbers."""
@@ -150,7 +179,7 @@ class Trainer:
                            label="seen classes", processes=self.processes)
         means = self.at.means()
         self.run.log(f"epoch {epoch + 1}/{self.cfg.train.epochs}: loss {means['loss']:.4f} (mask {means['main']:.4f}, "
-                     f"last block {means['last']:.4f}, others {means['others']:.4f})  unseen mIoU {unseen['miou']:.2f} "
+                     f"last block {means['last']:.4f}, others {means['others']:.4f})  {self.miou} {unseen['miou']:.2f} "
                      f"({unseen['protocol']}, {unseen['samples']} samples)  FB-IoU {unseen['fb_iou']:.2f}  "
                      f"seen mIoU {seen['miou']:.2f} ({seen['samples']} samples)")
         step = (epoch + 1) * self.batches.batches
@@ -194,12 +223,13 @@ class Trainer:
         checkpoint.restore(self.model, checkpoint.read(weights, "train again"), weights, self.clip)
         results = final_test(self.model, self.text, self.data, self.cfg, self.run, self.device, self.autocast,
                              str(weights), self.clip, {
-                                 "trained_on": trained_on(to_dict(self.cfg)),
+                                 "trained_on": self.trained_on,
+                                 **({"not_zero_shot": self.not_zero_shot} if self.not_zero_shot else {}),
                                  "selection": SELECTIONS[select].words, "best_epoch": selections[select]["epoch"],
                                  "selections": selections,
                                  "last_epoch": self.last_scores, "training_seconds": round(self.seconds, 1)})
         self.run.log(table(results))
-        self.run.log("\n".join(f"  {SELECTIONS[rule].words}: {scores['epoch']}, unseen mIoU {scores['miou']:.1f}"
+        self.run.log("\n".join(f"  {SELECTIONS[rule].words}: {scores['epoch']}, {self.miou} {scores['miou']:.1f}"
                                + (" (tested)" if rule == select else "") for rule, scores in selections.items()))
         self.run.log(f"{where(self.run)}\nweights    {weights}\ncurves     tensorboard --logdir {self.cfg.exp}")
 

@@ -1,0 +1,94 @@
+"""What tested weights were trained on: whether a score is zero-shot, and whether the options are those of training."""
+from data.folds import Classes
+from data.samples import TRAINED_ON
+from util.config import ROOT, Config, changes_numbers, completed, flat, from_dict, load, to_dict
+from util.runtime.errors import UserError
+
+RELEASED = ROOT / "config" / "pascal" / "released.yaml"  # the options under which the released code trained
+
+
+def origin_of(cfg: Config, start: dict | None = None) -> dict:
+    """What checkpoints and results say of a run's training.
+
+    classes: the names whose masks it trains on, as ``classes`` of the data set's file has them. start: where it does
+    not start from CLIP alone, {file, epoch, carries_clip, trained_on} of the weights it starts from.
+    """
+    known = Classes.read(cfg.data.classes, cfg.data.folds)
+    ids = known.seen(cfg.fold) if cfg.data.train_classes != "all" else range(1, len(known.names) + 1)
+    return {**{key: getattr(cfg, key) for key in ("dataset", "arch", "fold", "seed")},
+            "train_classes": cfg.data.train_classes, "classes": [known.name(c) for c in ids],
+            **({"start": start} if start else {})}
+
+
+def origin_of_checkpoint(saved: dict, file: str) -> dict | None:
+    """The same of a checkpoint; None where it does not say, as released ones do not.
+
+    ``classes`` is None in one of an older version whose file of classes is gone.
+    """
+    if saved.get("config") is None:
+        return None
+    cfg = from_dict(Config, saved["config"], f"{file}: its options", strict=False)
+    if "trained_on" in saved:
+        _require_origin(saved["trained_on"], file)
+        return saved["trained_on"]
+    try:
+        return origin_of(cfg)
+    except UserError:
+        return {**{key: getattr(cfg, key) for key in ("dataset", "arch", "fold", "seed")},
+                "train_classes": cfg.data.train_classes, "classes": None}
+
+
+def _require_origin(origin, file: str) -> None:
+    """Raise UserError unless ``origin`` is what origin_of gives."""
+    types = {"dataset": str, "arch": str, "fold": int, "seed": int, "classes": (list, type(None))}
+    if not isinstance(origin, dict) or origin.get("train_classes") not in TRAINED_ON or not all(
+            key in origin and isinstance(origin[key], kind) for key, kind in types.items()) or not isinstance(
+            origin.get("start", {}), dict) or not all(isinstance(name, str) for name in origin["classes"] or ()):
+        raise UserError(f"{file}: its 'trained_on' is not what train.py saves; use another checkpoint of that run")
+    if (before := origin.get("start", {}).get("trained_on")) is not None:
+        _require_origin(before, file)
+
+
+def not_zero_shot(origin: dict | None, cfg: Config) -> str:
+    """Why scores on the classes that the fold of ``cfg`` holds back are not zero-shot; "" where nothing says so.
+
+    Names are compared by their letters, so that "tv monitor" is "tvmonitor".
+    """
+    known = Classes.read(cfg.data.classes, cfg.data.folds)
+    held_back = {_letters(known.name(c)): known.name(c) for c in known.unseen(cfg.fold)}
+    reasons = []
+    while origin:
+        where = f"{origin['dataset']} fold {origin['fold']}" + (
+            ", all classes" if origin["train_classes"] == "all" else "")
+        if origin.get("classes") is None:
+            if (origin["dataset"], origin["fold"]) != (cfg.dataset, cfg.fold) or origin["train_classes"] == "all":
+                reasons.append(f"trained on {where}, with masks of classes that its checkpoint does not name")
+        else:
+            trained = set(map(_letters, origin["classes"]))
+            met = [name for letters, name in held_back.items() if letters in trained]
+            if met:
+                reasons.append(f"trained on masks of {', '.join(met)} ({where})")
+        origin = (origin.get("start") or {}).get("trained_on")
+    return "; ".join(reasons)
+
+
+def changed_options(saved: dict, cfg: Config) -> dict[str, dict]:
+    """{name: {"trained": value, "now": value}} of the options of the model that are not those of its training."""
+    if saved["config"] is None:  # a released checkpoint has no options; its input size is that of the file's grid
+        then = {**flat(to_dict(load(Config, RELEASED))), "model.size": cfg.model.size}
+    else:
+        then = flat(completed(saved["config"]))
+    now = flat(to_dict(cfg))
+    names = [name for name in sorted(then.keys() | now.keys()) if name.startswith("model.") or name == "data.names"]
+    return {name: {"trained": then.get(name), "now": now.get(name)} for name in names
+            if changes_numbers(name) and then.get(name) != now.get(name)}
+
+
+def in_words(changed: dict[str, dict]) -> str:
+    """``changed_options`` as part of a line."""
+    return ", ".join(f"{name} (trained with {value['trained']!r}, now {value['now']!r})"
+                     for name, value in changed.items())
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))

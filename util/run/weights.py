@@ -1,0 +1,45 @@
+"""Trained weights from a checkpoint of any format, with the CLIP that they stand on."""
+from typing import NamedTuple
+
+from model.clip.weights import ClipWeights
+from model.whole import Whole, whole_of
+from util.run import checkpoint
+
+
+class TrainedWeights(NamedTuple):
+    """What a checkpoint gives to a model.
+
+    saved: as train.py saves it (checkpoint.WEIGHTS); its ``config`` is None in a released checkpoint, which has none.
+    clip: CLIP's weights, where the file carries them or its training started from a file that does; None: those of
+        model.clip.
+    """
+    file: str
+    saved: dict
+    clip: ClipWeights | None
+    whole: Whole | None
+
+
+def read_weights(file: str, remedy: str) -> TrainedWeights:
+    """Read best.pt or last.pt of a run, a .safetensors of convert.py, or a released checkpoint.
+
+    Raises UserError or WeightsError for a file that is none of these, and for one with a missing or odd entry.
+    """
+    saved = checkpoint.read(file, remedy)
+    whole = whole_of(saved, file)
+    if whole is not None:
+        return TrainedWeights(file, whole.saved, whole.clip, whole)
+    checkpoint.require_entries(saved, checkpoint.WEIGHTS, file, f"{remedy}: checkpoints/best.pt of a run, a "
+                               f".safetensors of convert.py or a released checkpoint")
+    return TrainedWeights(file, saved, carried_clip(saved, file), None)
+
+
+def carried_clip(saved: dict, file: str) -> ClipWeights | None:
+    """CLIP from the file that this run of training started from, where that file carries its own; else None."""
+    try:
+        start = saved["trained_on"]["start"]
+        file_of_start = start["carries_clip"] and start["file"]
+    except (KeyError, TypeError):
+        file_of_start = None
+    if not file_of_start:
+        return None
+    return read_weights(str(file_of_start), f"{file} was trained from it and stands on the CLIP in it").clip
