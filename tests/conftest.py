@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import in_process
 
 from data.shapes.make import ShapesData, make
 from model.clip.clip import CLIP
@@ -56,6 +57,16 @@ def options_for(tiny_clip) -> Callable[[Path, Path], list[str]]:
 def tiny_options(options_for, tiny_shapes, tmp_path) -> list[str]:
     """Overrides of config/shapes/esda.yaml for the tiny set, with runs in the test's own folder ``exp``."""
     return options_for(tiny_shapes, tmp_path / "exp")
+
+
+@pytest.fixture(scope="session")
+def finished_run(options_for, tiny_shapes, tmp_path_factory) -> tuple[Path, list[str]]:
+    """The folder of a run of one epoch, made in this process, and its options. Tests that spoil it do so in a copy."""
+    exp = tmp_path_factory.mktemp("finished") / "exp"
+    options = [*options_for(tiny_shapes, exp), "run=mine", "train.epochs=1"]
+    done = in_process("train.py", "--config", "config/shapes/esda.yaml", *options)
+    assert done.returncode == 0, done.stderr
+    return exp / "shapes" / "esda" / "fold0" / "mine", options
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,68 @@
-"""Runs of the real scripts: started, waited for, and compared."""
+"""Runs of the real scripts: started, waited for, and compared; and their mains called in the test's own process."""
+import contextlib
+import importlib.util
+import io
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import torch
 
+from model.errors import WeightsError
 from util.config import ROOT
 from util.run import checkpoint
+from util.runtime.errors import run_main
 
 CONFIG = "config/shapes/esda.yaml"
+
+
+def in_process(script: str, *arguments) -> subprocess.CompletedProcess:
+    """What ``python script arguments`` gives, without the seconds that another Python and torch take to start."""
+    spec = importlib.util.spec_from_file_location(f"script_{script.removesuffix('.py')}", ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    out, err = io.StringIO(), io.StringIO()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    folder = os.getcwd()
+    os.chdir(ROOT)
+    try:
+        with mock.patch.object(sys, "argv", [script, *map(str, arguments)]), contextlib.redirect_stdout(out), \
+                contextlib.redirect_stderr(err):
+            run_main(module.main, WeightsError)
+    except SystemExit as left:
+        return subprocess.CompletedProcess(script, left.code or 0, out.getvalue(), err.getvalue())
+    finally:
+        os.chdir(folder)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """Within it, no file can grow beyond ``size`` bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def complains(result: subprocess.CompletedProcess, *expected) -> None:
+    """The run failed with one line on stderr, the last, that holds all of ``expected``, and without a traceback."""
+    said = f"{result.stdout}\n{result.stderr}"
+    assert result.returncode == 2, said
+    assert "Traceback" not in said, said
+    lines = result.stderr.splitlines()
+    assert lines[-1].startswith("error: ") and said.count("error: ") == 1, said
+    for text in expected:
+        assert str(text) in lines[-1], f"{text!r} is not in {lines[-1]!r}"
 
 
 def run_folder(exp: Path) -> Path:

@@ -1,8 +1,6 @@
-"""What a user can get wrong ends in one line that says what, where and what to do; most tests run the real scripts."""
+"""What a user can get wrong ends in one line that says what, where and what to do. Scripts run in this process."""
 import os
-import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from runs import complains, in_process, largest_file
 
 from data.index import read_index
 from util.config import ROOT
@@ -23,17 +22,6 @@ from util.runtime.errors import UserError, run_main
 CONFIG = ("--config", "config/shapes/esda.yaml")
 
 
-def complains(result: subprocess.CompletedProcess, *expected: str) -> None:
-    """The run failed with one line on stderr that holds all of ``expected``, and without a traceback."""
-    said = f"{result.stdout}\n{result.stderr}"
-    assert result.returncode == 2, said
-    assert "Traceback" not in said, said
-    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, said
-    for text in expected:
-        assert str(text) in lines[0], f"{text!r} is not in {lines[0]!r}"
-
-
 @pytest.fixture
 def spoilt(tiny_shapes, tmp_path) -> Path:
     """A copy of the tiny data set for a test to spoil."""
@@ -41,42 +29,19 @@ def spoilt(tiny_shapes, tmp_path) -> Path:
 
 
 @pytest.fixture
-def train(run_script, options_for, tiny_shapes, tmp_path):
+def train(options_for, tiny_shapes, tmp_path):
     """train("key=value", ..., root=...) runs train.py on the tiny set, or on another root."""
     def run(*overrides, root=tiny_shapes):
-        return run_script("train.py", *CONFIG, *options_for(root, tmp_path / "exp"), *overrides)
+        return in_process("train.py", *CONFIG, *options_for(root, tmp_path / "exp"), *overrides)
     return run
 
 
 @pytest.fixture
-def final_test(run_script, tiny_options):
+def final_test(tiny_options):
     """final_test("key=value", ...) runs test.py on the tiny set."""
     def run(*overrides):
-        return run_script("test.py", *CONFIG, *tiny_options, *overrides)
+        return in_process("test.py", *CONFIG, *tiny_options, *overrides)
     return run
-
-
-@pytest.fixture(scope="session")
-def stopped_run(options_for, tiny_shapes, tmp_path_factory, script_environment) -> tuple[Path, list[str]]:
-    """The folder of a run that was told to stop after its first epoch, and its options."""
-    exp = tmp_path_factory.mktemp("stopped") / "exp"
-    options = [*options_for(tiny_shapes, exp), "run=mine", "train.epochs=1000"]
-    folder = exp / "shapes" / "esda" / "fold0" / "mine"
-    output = exp.parent / "output.txt"
-    with open(output, "w") as file:
-        process = subprocess.Popen([sys.executable, "train.py", *CONFIG, *options], cwd=ROOT, env=script_environment,
-                                   stdout=file, stderr=subprocess.STDOUT)
-    try:
-        for _ in range(6000):
-            if (folder / "checkpoints" / "best.pt").is_file() or process.poll() is not None:
-                break
-            time.sleep(0.05)
-        process.terminate()
-        status = process.wait(120)
-    finally:
-        process.kill()
-    assert status == 128 + signal.SIGTERM, output.read_text()
-    return folder, options
 
 
 def every_image(root: Path, part: str) -> list[Path]:
@@ -144,8 +109,8 @@ def test_missing_clip_weights(train, tmp_path):
               "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f/ViT-B-16.pt")
 
 
-def test_checkpoint_of_another_architecture(final_test, stopped_run):
-    best = stopped_run[0] / "checkpoints" / "best.pt"
+def test_checkpoint_of_another_architecture(final_test, finished_run):
+    best = finished_run[0] / "checkpoints" / "best.pt"
     complains(final_test(f"weights={best}", "model.interactor_layers=1"), best, "another architecture", "interactor",
               "config.yaml")
 
@@ -179,21 +144,35 @@ def test_a_checkpoint_runs_no_code(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
+def test_clip_weights_are_missed_before_anything_long_begins(train, final_test, finished_run, tmp_path):
+    """Counting the masks' pixels takes minutes; here even the data set is missing."""
+    wrong = (f"model.clip={tmp_path}/none.pt", f"data.root={tmp_path}/nowhere", f"data.val_list={tmp_path}/nowhere.txt")
+    complains(train(*wrong), f"{tmp_path}/none.pt", "data.prepare clip")
+    complains(final_test(*wrong, f"weights={finished_run[0]}/checkpoints/best.pt"), f"{tmp_path}/none.pt")
+    complains(train(*wrong, f"weights={tmp_path}/start.pt"), f"{tmp_path}/start.pt", "to start from")
+
+
 # Options and runs
 
-def test_misspelt_option(train):
-    complains(train("train.Ir=1e-3"), "'train.Ir'", "'train.lr'")
+@pytest.mark.parametrize("script", ["train.py", "test.py"])
+def test_a_mistake_on_the_command_line_is_told_at_once(script, run_script):
+    start = time.monotonic()
+    complains(run_script(script, *CONFIG, "train.Ir=1e-3"), "'train.Ir'", "'train.lr'")
+    assert time.monotonic() - start < 3
+    loaded = subprocess.run([sys.executable, "-X", "importtime", script, *CONFIG, "train.Ir=1"], cwd=ROOT,
+                            capture_output=True, text=True).stderr
+    assert "yaml" in loaded and not any(line.split("|")[-1].strip() == "torch" for line in loaded.splitlines())
 
 
-def test_resume_with_other_options(run_script, stopped_run):
-    folder, options = stopped_run
-    result = run_script("train.py", *CONFIG, *options, f"resume={folder}", "train.lr=0.5", "fold=1")
+def test_resume_with_other_options(finished_run):
+    folder, options = finished_run
+    result = in_process("train.py", *CONFIG, *options, f"resume={folder}", "train.lr=0.5", "fold=1")
     complains(result, folder, "train.lr (then 0.001, now 0.5)", "fold (then 0, now 1)", "new run")
 
 
-def test_run_name_that_is_taken(run_script, stopped_run):
-    folder, options = stopped_run
-    complains(run_script("train.py", *CONFIG, *options), folder, f"resume={folder}", "run=")
+def test_run_name_that_is_taken(finished_run):
+    folder, options = finished_run
+    complains(in_process("train.py", *CONFIG, *options), folder, f"resume={folder}", "run=")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -214,51 +193,34 @@ def test_tf32_is_for_cuda_and_off_unless_asked_for(train):
 
 # Disks
 
-def test_full_disk_while_a_checkpoint_is_written(run_script, stopped_run, tmp_path):
+def test_full_disk_while_a_checkpoint_is_written(finished_run, tmp_path):
     """A limit on the size of files stands for the disk: logs fit, last.pt does not."""
-    folder = Path(shutil.copytree(stopped_run[0], tmp_path / "run"))  # elsewhere, but that does not matter to resume=
+    folder = Path(shutil.copytree(finished_run[0], tmp_path / "run"))  # elsewhere, but that does not matter to resume=
     last = folder / "checkpoints" / "last.pt"
     before, files = last.read_bytes(), sorted(path.name for path in last.parent.iterdir())
-    limit = len(before) // 4
-    result = run_script("train.py", *CONFIG, *stopped_run[1], f"resume={folder}",
-                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    with largest_file(len(before) // 4):
+        result = in_process("train.py", *CONFIG, *finished_run[1], f"resume={folder}")
     complains(result, last, "could not be written", "intact", "free some space", "resume=")
     assert last.read_bytes() == before
     assert sorted(path.name for path in last.parent.iterdir()) == files, "no half-written file is left"
     assert {"model", "optimizer", "at"} <= checkpoint.read(last, "").keys()
 
 
-def test_full_disk_that_takes_not_even_a_log_line(run_script, stopped_run, tmp_path):
-    folder = Path(shutil.copytree(stopped_run[0], tmp_path / "run"))
-    limit = (folder / "log.txt").stat().st_size
-    result = run_script("train.py", *CONFIG, *stopped_run[1], f"resume={folder}",
-                        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+def test_full_disk_that_takes_not_even_a_log_line(finished_run, tmp_path):
+    folder = Path(shutil.copytree(finished_run[0], tmp_path / "run"))
+    with largest_file((folder / "log.txt").stat().st_size):
+        result = in_process("train.py", *CONFIG, *finished_run[1], f"resume={folder}")
     complains(result, folder, "free some space")
 
 
-CURVES = """
-import resource, sys
-from pathlib import Path
-from util.runtime.errors import run_main
-from util.run.folder import Run
-
-def main():
-    run = Run(Path(sys.argv[1]), fresh=True)
-    run.open_events(0)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-    for step in range(1000):
-        run.scalars({"train/loss": 1.0}, step)
-    run.close()
-
-run_main(main)
-"""
-
-
-def test_full_disk_while_curves_are_written(script_environment, tmp_path):
+def test_full_disk_while_curves_are_written(tmp_path):
     """A writer that fails in a thread of its own would leave the run waiting for it for ever."""
-    result = subprocess.run([sys.executable, "-c", CURVES, tmp_path / "run"], cwd=ROOT, env=script_environment,
-                            capture_output=True, text=True, timeout=60)
-    complains(result, tmp_path / "run", "free some space")
+    run = Run(tmp_path / "run", fresh=True)
+    run.open_events(0)
+    with largest_file(20_000), pytest.raises(UserError, match="free some space"):
+        for step in range(1000):
+            run.scalars({"train/loss": 1.0}, step)
+    run.close()
 
 
 def test_a_folder_for_runs_that_cannot_be_made(tmp_path):
@@ -298,11 +260,13 @@ ACTIVE = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin{os.pathsep}{os.e
 
 
 @pytest.mark.parametrize("command, environment, named", [
-    (["train.sh", "nosuch"], {}, "config/nosuch/esda.yaml"), (["train.sh", "shapes", "7"], ACTIVE, "fold '7' is none of 0"),
-    (["test.sh", "shapes", "last"], ACTIVE, "fold 'last' is none of 0"),
-    (["train.sh"], {"NPROC": "two"}, "NPROC=two"), (["test.sh", "shapes", "0"], {"NPROC": "0"}, "NPROC=0"), (["test.sh", "shapes"], {}, "usage")])
+    (["train.sh", "nosuch"], {}, "config/nosuch/esda.yaml"),
+    (["train.sh", "shapes", "7"], ACTIVE, "fold '7' is none of 0"),
+    (["test.sh", "shapes", "last"], ACTIVE, "fold 'last' is none of 0"), (["train.sh"], {"NPROC": "two"}, "NPROC=two"),
+    (["test.sh", "shapes", "0"], {"NPROC": "0"}, "NPROC=0"), (["test.sh", "shapes"], {}, "usage")])
 def test_the_shell_scripts_refuse_in_one_line(command, environment, named):
-    done = subprocess.run(["bash", *command], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True)
+    done = subprocess.run(["bash", *command], cwd=ROOT, env={**os.environ, **environment}, capture_output=True,
+                          text=True)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and named in done.stderr
 

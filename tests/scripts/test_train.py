@@ -13,6 +13,7 @@ from runs import CONFIG, in_epoch, run_folder, same, start, train, wait_for
 
 from util.config import ROOT
 
+pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def tiny_options(options_for, tiny_shapes, tmp_path_factory) -> list[str]:
