@@ -6,56 +6,47 @@ import os
 import re
 import shutil
 import signal
-from dataclasses import replace
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from runs import in_epoch, losses, run_folder, start, train, wait_for
 
-from util.benchmark.measure import _at
-from util.benchmark.subject import Subject, Variant
-from util.benchmark.switches import EVAL, GENERALISED, TRAIN, Switches, fast
-from util.benchmark.works import Work
+from util.benchmark.work import Variant, draw, read_or_make
 from util.config import ROOT, Config, load
 
 CPU, DEVICE = torch.device("cpu"), torch.device(os.environ.get("CUDA_TESTS_ON", "cuda"))
 pytestmark = pytest.mark.skipif(DEVICE.type == "cuda" and not torch.cuda.is_available(),
                                 reason="needs a CUDA GPU, and torch sees none")
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-FP32 = fast(TRAIN, "fp32")
 
 
 @pytest.fixture
-def made(tiny_clip):
-    """made(device, key=value ...): a model and names that are the same on every device. Its branches speak, it finds a
-    name in half of an image, and it has no dropout, whose random numbers differ between devices.
+def made(tiny_clip, tmp_path):
+    """made(device, key=value ..., mode=...): a model, the same on every device. Its branches speak, it finds a name in
+    half of an image, and it has no dropout, whose random numbers differ between devices.
     """
-    def made(device: torch.device, *options: str) -> Subject:
+    def made(device: torch.device, *options: str, mode: str = "fp32") -> Variant:
         cfg = load(Config, ROOT / "config/shapes/esda.yaml", [
             f"model.clip={tiny_clip}", "model.size=64", "model.dropout=0", "train.warmup=0", "train.optimizer=sgd",
             "train.lr=0.1", "eval.presence=0.001", *options])
-        subject = Subject.make(cfg, CPU, names=3)
-        base, words, image = subject.base.eval(), subject.words, subject.eval_batches(1, 1)[0].images
-        torch.manual_seed(0)
-        with torch.no_grad():
-            for branch in base.image_encoder.branches.values():
-                torch.nn.init.normal_(branch.up, std=0.05)
-            logits = base(image, words[torch.tensor([0])]).logits
-            base.decoder.cls[3].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
-        return replace(subject, device=device, base=base.to(device), words=words.to(device))
+        cfg = draw(cfg, Path(tempfile.mkdtemp(dir=tmp_path)) / "set")
+        variant, speaks = Variant(cfg, read_or_make(cfg.model.clip), device, mode), torch.Generator().manual_seed(0)
+        with torch.no_grad(), variant.autocast:
+            for branch in variant.model.image_encoder.branches.values():
+                branch.up.copy_(0.05 * torch.randn(branch.up.shape, generator=speaks))
+            image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=speaks).to(device)
+            logits = variant.model.eval()(image, variant.text[torch.tensor([0], device=device)]).logits
+            variant.model.decoder.cls[3].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
+        return variant
     return made
 
 
-def work(kind: str, subject: Subject, images: int, switches: Switches):
-    """One piece of work, which may be done again; and what does it."""
-    variant = Variant(subject, switches)
-    return _at(switches, Work(kind, subject, images).call(variant)), variant
-
-
-def two_steps(subject: Subject, switches: Switches) -> list[list[float]]:
+def two_steps(variant: Variant) -> list[list[float]]:
     """The losses of each of two steps of training on one batch."""
-    step, _ = work(TRAIN, subject, 4, switches)
+    step = variant.work("train", 4)
     return [[done[key] for key in ("loss", "main", "last", "others")] for _ in range(2) for done in step()]
 
 
@@ -72,28 +63,28 @@ def alike(here: list[list[float]], there: list[list[float]]) -> None:
 @pytest.mark.parametrize("options", [["train.optimizer=sgd"], ["train.optimizer=adamw", "train.lr=0.001"],
                                      ["train.optimizer=muon", "train.lr=0.001", "train.muon_lr=0.005"]])
 def test_training_has_the_cpus_losses(made, options):
-    alike(two_steps(made(DEVICE, *options), FP32), two_steps(made(CPU, *options), FP32))
+    alike(two_steps(made(DEVICE, *options)), two_steps(made(CPU, *options)))
 
 
 @COMPILER
 def test_compiled_training_has_the_same_losses(made):
     try:
-        alike(two_steps(made(DEVICE), FP32._replace(compiled=True)), two_steps(made(DEVICE), FP32))
+        alike(two_steps(made(DEVICE, "compile=true")), two_steps(made(DEVICE)))
     finally:
         torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_frozen_weights_stay_and_all_others_learn(made, precision):
-    step, variant = work(TRAIN, made(DEVICE), 4, fast(TRAIN, precision))
-    before = {name: p.detach().clone() for name, p in variant.esda.named_parameters()}
+    variant = made(DEVICE, mode=precision)
+    step, before = variant.work("train", 4), {name: p.detach().clone() for name, p in variant.model.named_parameters()}
     assert all(math.isfinite(done["loss"]) for _ in range(2) for done in step())
-    for name, p in variant.esda.named_parameters():
+    for name, p in variant.model.named_parameters():
         assert p.device.type == DEVICE.type and torch.equal(p, before[name]) != p.requires_grad, name
 
 
 def test_evaluation_has_the_cpus_scores(made):
-    here, there = (work(EVAL, made(device), 4, fast(EVAL, "fp32"))[0]() for device in (DEVICE, CPU))
+    here, there = (made(device).work("eval", 4)() for device in (DEVICE, CPU))
     for score in ("miou", "fb_iou"):
         assert here[score] == pytest.approx(there[score], abs=0.1) and there[score] > 1
     assert here["per_class"] == pytest.approx(there["per_class"], abs=0.1) and here["samples"] == 4
@@ -101,8 +92,7 @@ def test_evaluation_has_the_cpus_scores(made):
 
 @pytest.mark.parametrize("chunk", [0, 2])
 def test_generalised_labels_are_the_cpus(made, chunk):
-    (here,), (there,) = (work(GENERALISED, made(device, f"eval.chunk={chunk}"), 1, fast(GENERALISED, "fp32"))[0]()
-                         for device in (DEVICE, CPU))
+    (here,), (there,) = (made(device, f"eval.chunk={chunk}").work("generalised", 3)() for device in (DEVICE, CPU))
     assert here.shape == there.shape and np.mean(here != there) < 1e-3 and len(np.unique(there)) > 1
 
 

@@ -1,103 +1,139 @@
 """What training, evaluation, generalised inference and loading cost here, beside the same work done the released way.
 
-    python -m util.benchmark [--what train,eval] [--out DIR] [--quick] [--config FILE] [key=value ...]
+    python -m util.benchmark [--what train,eval] [--config FILE] [key=value ...] [--against FILE [key=value ...]]
 
-Needs no data, and no weights: without those of model.clip it takes random ones of ViT-B/16. Writes benchmark.json and
-benchmark.md. docs/speed.md says what is measured, and has results.
+Needs no data and no weights. docs/speed.md says what is measured, and has results.
 """
 import argparse
 import json
+import resource
 import shlex
 import sys
+import tempfile
+import time
 from pathlib import Path
+from statistics import median
 
 import torch
 
 from model.clip.weights import WeightsError
-from util.benchmark.collect import Plan, collect
-from util.benchmark.tables import markdown
+from util.benchmark.measure import ceiling, count_flops, peak_bytes, seconds_of
+from util.benchmark.work import Variant, draw, read_or_make
 from util.config import ROOT, Config, load
 from util.run.atomic import write_bytes_atomically
-from util.runtime.device import computes_in_bf16, make_deterministic, pick_device, require_compiler
-from util.runtime.errors import UserError, run_main
+from util.run.folder import code_version
+from util.runtime.device import computes_in_bf16, describe, make_deterministic, pick_device
+from util.runtime.errors import run_main
+from util.runtime.markdown import markdown_table
 
-WHAT = ("train", "eval", "generalised", "ladder", "memory", "loader", "fed")
-PRECISIONS = ("fp32", "tf32", "bf16")
-IMAGES = {"cpu": (2, 4), "cuda": (32, 32)}     # at once: training, evaluation
-MEMORY = {"cpu": (1, 2), "cuda": (2, 8)}       # images in the steps that the model of memory is fitted to
-ROUNDS = {"cpu": 2, "cuda": 20}
+WHAT, PRECISIONS = ("train", "eval", "generalised", "loader"), ("fp32", "tf32", "bf16")
+TITLES = {"train": "training step, images: {}", "eval": "evaluation, images: {}", "generalised": "one image, names: {}"}
+GIB = 2 ** 30
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
+    def listed(known: tuple[str, ...] = ()):
+        """Some of ``known``, or whole numbers from 1 on, with commas between them."""
+        def parse(text: str) -> list:
+            parts = text.split(",")
+            if not all(part in known if known else part.isdecimal() and int(part) for part in parts):
+                wanted = f"some of {','.join(known)}" if known else "whole numbers from 1 on, with commas between them"
+                raise argparse.ArgumentTypeError(f"{text!r} should be {wanted}")
+            return parts if known else list(map(int, parts))
+        return parse
+
     parser = argparse.ArgumentParser("python -m util.benchmark", description=__doc__.partition("\n")[0])
-    parser.add_argument("--what", type=_some_of(WHAT), default=WHAT, metavar="A,B", help=f"default: {','.join(WHAT)}. "
-                        "ladder: each fast path of training and evaluation by itself; memory: the largest batches; "
-                        "fed: a training step while the loader makes its images, on CUDA an epoch of PASCAL's")
-    parser.add_argument("--sizes", type=_counts, metavar="PX,PX", help="default: the config's")
-    parser.add_argument("--precisions", type=_some_of(PRECISIONS), metavar="A,B", help="of the fast mode (fp32, tf32, "
-                        "bf16), the last for ladder, compile and fed; default: fp32 and what the device is fast in")
-    parser.add_argument("--batches", type=_counts, metavar="N,N",
-                        help="images in a training step, default: 2 on a CPU, 32 on CUDA")
-    parser.add_argument("--eval-batches", type=_counts, metavar="N,N",
-                        help="images at once in evaluation, default: 4 on a CPU, 32 on CUDA")
-    parser.add_argument("--names", type=_count, default=4, metavar="N", help="class names, default: 4")
-    parser.add_argument("--compile", action="store_true", help="one more row for training and evaluation: option "
-                        "compile at the last precision, and what its first run takes")
-    parser.add_argument("--rounds", type=_count, metavar="N", help="default: 2 on a CPU, 20 on CUDA")
-    parser.add_argument("--quick", action="store_true", help="the miniature CLIP, one round: whether it all runs")
-    parser.add_argument("--out", default="exp/benchmark", metavar="DIR", help="default: exp/benchmark")
-    parser.add_argument("--config", metavar="FILE", help="default: config/pascal/esda.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="options of the config, e.g. device=cuda")
+    add = parser.add_argument
+    add("--what", type=listed(WHAT), default=WHAT, metavar="A,B", help=f"default: {','.join(WHAT)}")
+    add("--config", metavar="FILE", help="default: config/pascal/esda.yaml; with --quick config/shapes/esda.yaml")
+    add("--against", nargs="+", default=[], metavar=("FILE", "key=value"),
+        help="a second config, measured in the same rounds; the options that follow it are its own")
+    add("--precisions", type=listed(PRECISIONS), metavar="A,B", help="default: fp32 and what the device is fast in")
+    add("--images", type=listed(), metavar="N,M", help="N in a training step, M in evaluation (in batches of "
+        "eval.batch_size); default: 2,4 on a CPU, 32,32 on CUDA")
+    add("--names", type=listed(), metavar="N,N", help="sought in one image; default: 1,10,20")
+    add("--rounds", type=listed(), metavar="N", help="default: 3 on a CPU, 20 on CUDA")
+    add("--quick", action="store_true", help="the miniature CLIP, one round: whether it all runs")
+    add("--out", default="exp/benchmark", metavar="DIR", help="default: exp/benchmark")
+    add("overrides", nargs="*", metavar="key=value", help="options of both configs, e.g. device=cuda")
     return parser.parse_intermixed_args(given)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} should be a whole number, 1 or more")
-    return int(text)
+def benchmark(options: argparse.Namespace) -> dict:
+    """All rows, and under what circumstances they were measured. ``ratio`` is to the first row of the same work.
+
+    A round runs every variant once, so that what else the machine does disturbs all alike.
+    """
+    start, quick = time.monotonic(), options.quick
+    files = [(options.config or ROOT / f"config/{'shapes' if quick else 'pascal'}/esda.yaml", [])]
+    files += [(options.against[0], options.against[1:])] if options.against else []
+    configs = [load(Config, file, [*options.overrides, *own]) for file, own in files]
+    device = pick_device(configs[0].device)
+    gpu = device.type == "cuda"
+    make_deterministic(configs[0].seed)
+    precisions = options.precisions or ["fp32", *["tf32"] * gpu, *["bf16"] * computes_in_bf16(device, "auto")]
+    images = options.images or ([32, 32] if gpu else [2, 4])
+    (rounds, *_) = options.rounds or [1 if quick else 20 if gpu else 3]
+    counts = {"train": images[:1], "eval": images[-1:], "loader": [],
+              "generalised": options.names or ([1, 2] if quick else [1, 10, 20])}
+    best = {p: ceiling(device, p, 0.1 if quick else 2.0) for p in dict.fromkeys(["fp32", *precisions])}
+    rows, variants, loader, weights = [], [], {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for i, ((file, own), cfg) in enumerate(zip(files, configs)):
+            cfg, clip = draw(cfg, Path(folder) / str(i)), read_or_make(cfg.model.clip)
+            weights.append(cfg.model.clip if Path(cfg.model.clip).is_file() else "ViT-B/16 at random weights")
+            name = " ".join([f"{Path(file).parent.name}/{Path(file).stem}", *own])
+            for mode in [*["plain"] * (i == 0), *precisions]:
+                variants.append(Variant(cfg, clip, device, mode, name))
+            for what in options.what:
+                variants[-1].require(what)
+        for what, count in [(kind, count) for kind in options.what for count in counts[kind]]:
+            print(f"{what} {count}: {len(variants)} variants, {rounds} rounds", file=sys.stderr, flush=True)
+            calls = [variant.work(what, count) for variant in variants]
+            seen = 1 if what == "generalised" else count
+            flops = [count_flops(call) for call in calls]  # this run warms up, too
+            peaks = [peak_bytes(call, variant.state(), device) for call, variant in zip(calls, variants)]
+            taken = list(zip(*([seconds_of(call, device) for call in calls] for _ in range(rounds))))
+            for variant, flop, peak, seconds in zip(variants, flops, peaks, taken):
+                rows.append({
+                    "work": what, "count": count, "config": variant.name, "mode": variant.mode,
+                    "size": variant.cfg.model.size, "ms": 1000 * median(seconds), "seconds": seconds,
+                    "images_per_s": seen / median(seconds), "gflop_per_image": flop / seen / 1e9, "peak_bytes": peak,
+                    "ratio": median(first / own for first, own in zip(taken[0], seconds)),
+                    "mfu": flop / median(seconds) / best[variant.precision]})
+        if "loader" in options.what:  # by the first config's last variant
+            loader = variants[len(precisions)].load(images[0], 2 if quick else 100 if gpu else 4)
+    return {"device": describe(device, "fp32").replace(", fp32", ""), "code": code_version(), "weights": weights,
+            "rounds": rounds, "seconds": time.monotonic() - start, "ceilings": best, "rows": rows, "loader": loader,
+            "peak_rss": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
 
 
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
-
-
-def _some_of(known: tuple[str, ...]):
-    def chosen(text: str) -> list[str]:
-        for part in text.split(","):
-            if part not in known:
-                raise argparse.ArgumentTypeError(f"{part!r} is none of {', '.join(known)}")
-        return text.split(",")
-    return chosen
-
-
-def plan(options: argparse.Namespace) -> Plan:
-    """What is to be measured, with the defaults of the device."""
-    file = options.config or ROOT / f"config/{'shapes' if options.quick else 'pascal'}/esda.yaml"
-    cfg = load(Config, file, options.overrides)
-    configs = [load(Config, file, [*options.overrides, f"model.size={size}"])
-               for size in options.sizes or [cfg.model.size]]
-    device = pick_device(cfg.device)
-    if options.compile:
-        require_compiler()
-    precisions = options.precisions or ["fp32"] + ["tf32"] * (device.type == "cuda") + [
-        "bf16"] * computes_in_bf16(device, "auto")
-    if "tf32" in precisions and device.type != "cuda":
-        raise UserError("--precisions tf32: only CUDA has it; choose fp32 and bf16")
-    train, test = (1, 2) if options.quick else IMAGES[device.type]
-    return Plan(configs, device, options.what, precisions, options.batches or [train], options.eval_batches or [test],
-                (8, 16) if options.quick else MEMORY[device.type], options.names, options.compile,
-                options.rounds or (1 if options.quick else ROUNDS[device.type]), options.quick)
+def markdown(found: dict) -> str:
+    """The report; found: what ``benchmark`` returns and the command."""
+    rates = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {mode}" for mode, rate in found["ceilings"].items())
+    text = [f"`{found['command']}`, {found['rounds']} rounds, {found['seconds'] / 60:.1f} minutes, code "
+            f"{found['code']}.\n{found['device']}. {' and '.join(found['weights'])}. Ceiling (a square matrix "
+            f"product): {rates}. The whole process had at most {found['peak_rss'] / GIB:.1f} GiB in memory."]
+    rows = [[TITLES[r["work"]].format(r["count"]), r["config"], r["mode"], r["size"], f"{r['ms']:,.0f}",
+             f"{r['images_per_s']:.3g}", f"{r['ratio']:.2f}", f"{r['peak_bytes'] / GIB:.2f}",
+             f"{r['gflop_per_image']:,.4g}", f"{100 * r['mfu']:.0f} %"] for r in found["rows"]]
+    if rows:
+        text.append(markdown_table(["work", "config", "mode", "px", "ms", "images/s", "times the first", "peak, GiB",
+                                    "GFLOP an image", "MFU"], rows))
+    if found["loader"]:
+        text.append("One loader process makes {training:.0f} images/s for training, {evaluation:.0f} for evaluation. "
+                    "With {workers} a training step of {images} images in {precision} takes {ms:,.0f} ms, "
+                    "{waiting:.1%} of it waiting for images ({steps} steps).".format(**found["loader"]))
+    return "\n\n".join(text) + "\n"
 
 
 def main() -> None:
     options = arguments(sys.argv[1:])
-    planned = plan(options)
-    make_deterministic(planned.configs[0].seed)
-    found = {"command": f"python -m util.benchmark {shlex.join(sys.argv[1:])}".rstrip(), **collect(planned)}
+    found = {"command": f"python -m util.benchmark {shlex.join(sys.argv[1:])}".strip(), **benchmark(options)}
     text = markdown(found)
     print(text, end="")
-    for name, data in (("benchmark.json", json.dumps(found, indent=2) + "\n"), ("benchmark.md", text)):
-        write_bytes_atomically(Path(options.out) / name, data.encode(), "choose another place with --out")
+    for name, content in (("benchmark.json", json.dumps(found, indent=2) + "\n"), ("benchmark.md", text)):
+        write_bytes_atomically(Path(options.out) / name, content.encode(), "choose another place with --out")
         print(f"written: {Path(options.out) / name}", file=sys.stderr)
 
 
