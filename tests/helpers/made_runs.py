@@ -2,7 +2,13 @@
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+
+from util.results.panel import joined
+
+IMAGE, TRUTH, PRIOR = (10, 200, 10), (20, 20, 180), (90, 0, 90)  # colours of the pictures in made panels
 
 
 class Made:
@@ -14,15 +20,16 @@ class Made:
     def __call__(self, arch: str, fold: int, miou: float, *, seed: int = 1, run: str = "", spread: float = 10,
                  config: dict | None = None, **changes) -> Path:
         def scores(value):
-            return {"epoch": 2, "miou": value, "fb_iou": value + 20, "protocol": "episodic", "samples": 1000,
-                    "per_class": {f"low {fold}": value - spread, f"high {fold}": value + spread}}
+            return {"epoch": 2, "miou": value, "fb_iou": min(100, value + 20), "protocol": "episodic", "samples": 1000,
+                    "per_class": {f"low {fold}": max(0, value - spread), f"high {fold}": min(100, value + spread)}}
 
         origin = {"dataset": "pascal", "arch": arch, "fold": fold, "seed": seed, "train_classes": "seen"}
         results = {
             "dataset": "pascal", "arch": arch, "fold": fold, "folds": 4, **scores(miou),
             "class_ids": {f"low {fold}": 2 * fold + 1, f"high {fold}": 2 * fold + 2},
             "checkpoint": "checkpoints/best.pt", "trained_on": origin, "training_seconds": 3600.0 + fold,
-            "selections": {"unseen": scores(miou), "seen": scores(miou - 1), "last": scores(miou - 2)},
+            "selections": {"unseen": scores(miou), "seen": scores(miou - 1), "last": scores(miou - 2)}
+            if miou >= 2 else {"unseen": scores(miou)},
             "parameters": {"trainable": 1_250_000, "total": 5_000_000}, "gflops_per_image": 12.34,
             "clip_fingerprint": "abc", "machine": "a CPU",
             "config": {"seed": seed, "fold": fold, "model": {"branch_rank": 2}, "train": {"select": "unseen"},
@@ -35,6 +42,18 @@ class Made:
 
     def folds(self, arch: str, mious, **more) -> list[Path]:
         return [self(arch, fold, miou, **more) for fold, miou in enumerate(mious)]
+
+
+def draw(folder: Path, colours: dict[int, tuple], side: int = 48, class_id: int = 0) -> None:
+    """Panels of solid pictures for a made run: {line of the list: colour of the prediction}."""
+    results = json.loads((folder / "results.json").read_text())
+    class_id = class_id or 2 * results["fold"] + 1
+    results["panels"] = {f"{row:05d}-m{row}-{class_id}.png": class_id for row in colours}
+    (folder / "results.json").write_text(json.dumps(results))
+    (folder / "pictures").mkdir()
+    for file, colour in zip(results["panels"], colours.values()):
+        pictures = [np.full((side, side, 3), c, np.uint8) for c in (IMAGE, TRUTH, PRIOR, colour)]
+        cv2.imwrite(str(folder / "pictures" / file), joined(pictures, "c")[:, :, ::-1])
 
 
 @pytest.fixture

@@ -1,17 +1,42 @@
-"""Reads results.json of train.py and test.py, and says which key one lacks."""
+"""Finds results.json files of train.py and test.py, reads them, and checks what they hold."""
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.config import flat
+from data.samples import TRAINED_ON
+from util.config import completed, flat
 from util.run.selection import SELECTIONS
 from util.runtime.errors import UserError, require_file
 
-NEEDED = ("dataset", "arch", "fold", "folds", "protocol", "samples", "miou", "fb_iou", "per_class", "class_ids",
-          "checkpoint", "parameters.trainable", "parameters.total", "gflops_per_image", "clip_fingerprint",
-          "config.seed")
-UNTRAINED = "-"      # selection and training images of a baseline that has neither
-UNKNOWN = "unknown"  # of weights that came without, as released ones do
+UNTRAINED = "-"       # selection and training images of a baseline that has neither
+UNKNOWN = "unknown"   # of weights that tell neither, as released ones do
+MOST_BYTES = 2 ** 25  # of a results.json, which has about 10 kB; one with 250 classes has 50 kB
+MOST_FOLDS = 254      # masks have 8 bits, 0 is background and 255 ignored
+
+
+def _within(most: float) -> Callable:
+    return lambda v: type(v) in (int, float) and 0 <= v <= most  # NaN is not
+
+
+# What a value should be, a test of it, and where such values are ("?": may be missing; "*": any key).
+KINDS = (
+    ("a name in printable characters without / and \\",  # it becomes part of tables and of files' names
+     lambda v: isinstance(v, str) and v and v.isprintable() and not set("/\\") & set(v), "dataset arch protocol"),
+    ("text", lambda v: isinstance(v, str) and not any("\ud800" <= c <= "\udfff" for c in v),  # surrogates: no text
+     "checkpoint clip_fingerprint not_zero_shot? machine? code? command? config.train?.select? selections?.*.protocol "
+     "trained_on?.train_classes trained_on?.dataset?"),
+    ("a whole number from 0", lambda v: type(v) is int and 0 <= v < 2 ** 63,
+     "fold folds samples config.seed class_ids.* panels?.* best_epoch? selections?.*.epoch? trained_on?.fold? "
+     "trained_on?.seed? parameters.trainable parameters.total"),
+    ("a number from 0 to 1e12", _within(1e12), "gflops_per_image training_seconds?"),
+    ("a percentage, 0 to 100", _within(100),
+     "miou fb_iou per_class.* miou_std? seen_miou? hiou? pixel_accuracy? selections?.*.miou selections?.*.fb_iou "
+     "selections?.*.seen_miou? selections?.*.per_class?.*"),
+    ("a percentage or null", lambda v: v is None or _within(100)(v), "absent_name_miou?"),
+    ("a number from 0 to 1 or null", lambda v: v is None or _within(1)(v), "name_auc?"),
+    ("a list", lambda v: isinstance(v, list), "draws?"),
+)
 
 
 @dataclass(frozen=True)
@@ -22,24 +47,21 @@ class Result:
     arch: str
     fold: int
     folds: int                 # how many the data set has
-    seed: int                  # of the training
     protocol: str
     samples: int
+    seed: int                  # of the training
     selection: str             # unseen, seen or last; UNTRAINED or UNKNOWN
     trained_on: str            # data.train_classes of the training, and whose fold if not this one's
+    not_zero_shot: str         # why the score is not zero-shot; "" where it is
     miou: float
     fb_iou: float
     held_out: float | None     # mIoU of seen classes on held-out images at that epoch, which only training scores
     per_class: dict[int, float]    # by class id, of the unseen classes that were met
-    names: dict[int, str]          # of the fold's class ids; configurations may call a class differently
     selections: dict[str, float]   # mIoU by each rule that is known
-    parameters: tuple[int, int]    # trainable, total
-    gflops: float              # an image
-    seconds: float | None      # of training
-    options: dict              # flat
-    clip: str                  # fingerprint of CLIP's weights
-    pictures: dict[Path, int]  # folders of util/results/final.py: the class named; {} where this epoch was not drawn
-    raw: dict                  # the whole of results.json
+    options: dict              # flat, with the defaults of those that its version did not have yet
+    names: dict[int, str]      # of the fold's class ids; configurations may call a class differently
+    panels: dict[Path, int]    # pictures of the test: the class named; {} where another epoch than this was drawn
+    raw: dict                  # all of results.json
 
 
 def find(places: list[str | Path]) -> list[Path]:
@@ -59,60 +81,83 @@ def find(places: list[str | Path]) -> list[Path]:
 def read(file: Path, select: str | None = None) -> Result:
     """The scores of the epoch that was tested, or of the one that ``select`` names.
 
-    Raises UserError naming the key that is not there, and where no score of that epoch is known.
+    Raises UserError that names the file and the key for a value that is missing or cannot be.
     """
     require_file(file, "train or test that fold first")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error}); test that run again") from None
-    for key in NEEDED:
-        _need(raw, key, file)
-    if "training_seconds" in raw or "trained_on" in raw:
-        _need(raw, "trained_on.train_classes", file)
-    if "training_seconds" in raw:  # of train.py, which knows of more epochs than the one it tested
-        _need(raw, "config.train.select", file)
-        for rule in _need(raw, "selections", file):
-            _need(raw, f"selections.{rule}.protocol", file)
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file}: has more than {MOST_BYTES >> 20} MB, so it is no results.json; name another")
+        return _result(json.loads(file.read_text(encoding="utf-8")), file, select)
+    except ValueError as error:  # of UTF-8 or of JSON
+        raise UserError(f"{file}: not valid JSON ({str(error)[:100]}); test that run again") from None
+    except RecursionError:  # of JSON's reader, or of anything that walks through the values
+        raise UserError(f"{file}: nested too deeply for a results.json; test that run again") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); change its permissions") from None
+
+
+def _result(raw: dict, file: Path, select: str | None) -> Result:
+    for kind, fits, keys in KINDS:
+        for key in keys.split():
+            _check(raw, key, kind, fits, file)
+    if "training_seconds" in raw:  # train.py wrote it, which knows of more epochs than the one it tested
+        for key in ("trained_on", "selections", "config.train.select"):
+            _check(raw, key, "", lambda v: True, file)
+    if not raw["fold"] < raw["folds"] <= MOST_FOLDS:
+        raise UserError(f"{file}: fold={raw['fold']} of folds={raw['folds']} cannot be; test that run again")
+    ids = raw["class_ids"]
+    if len(set(ids.values())) < len(ids):
+        raise UserError(f"{file}: class_ids gives two classes one number; test that run again")
+    origin, rules = raw.get("trained_on", {}), raw.get("selections", {})
     selection, scores = _selected(raw, select, file)
-    origin, ids = raw.get("trained_on", {}), raw["class_ids"]
+    trained_on, reason = _training(raw)
     drawn = scores is raw or scores.get("epoch") == raw.get("best_epoch")
-    pictures = {file.parent / "pictures" / name: about["class_id"]
-                for name, about in raw.get("pictures", {}).items()} if drawn else {}
+    panels = {file.parent / "pictures" / Path(name).name: c for name, c in raw.get("panels", {}).items() if drawn}
     return Result(
         folder=file.parent, **{key: raw[key] for key in ("dataset", "arch", "fold", "folds", "protocol", "samples")},
-        seed=origin.get("seed", raw["config"]["seed"]), selection=selection, trained_on=_trained_on(raw),
-        miou=scores["miou"], fb_iou=scores["fb_iou"],
-        held_out=raw.get("selections", {}).get(selection, {}).get("seen_miou"),
+        seed=origin.get("seed", raw["config"]["seed"]), selection=selection, trained_on=trained_on,
+        not_zero_shot=raw.get("not_zero_shot") or reason, miou=scores["miou"], fb_iou=scores["fb_iou"],
+        held_out=rules.get(selection, {}).get("seen_miou"),
         per_class={ids[name]: iou for name, iou in scores["per_class"].items() if name in ids},
-        names={c: name for name, c in ids.items()},
-        selections={rule: s["miou"] for rule, s in raw.get("selections", {selection: scores}).items()
+        selections={rule: s["miou"] for rule, s in (rules or {selection: scores}).items()
                     if s["protocol"] == raw["protocol"]},
-        parameters=(raw["parameters"]["trainable"], raw["parameters"]["total"]), gflops=raw["gflops_per_image"],
-        seconds=raw.get("training_seconds"), options=flat(raw["config"]), clip=raw["clip_fingerprint"],
-        pictures={path: c for path, c in pictures.items() if path.is_dir()}, raw=raw)
+        options=flat(completed(raw["config"])), names={c: name for name, c in ids.items()},
+        panels={path: c for path, c in panels.items() if path.is_file()}, raw=raw)
 
 
-def _need(raw, key: str, file: Path):
-    """The value under a dotted key."""
-    value = raw
-    for part in key.split("."):
-        if not isinstance(value, dict) or part not in value:
-            raise UserError(f"{file}: lacks {key}, as results of older versions do; test that run again with test.py, "
-                            f"or train it again")
-        value = value[part]
-    return value
+def _check(value, key: str, kind: str, fits: Callable, file: Path, path: str = "") -> None:
+    """Raise UserError unless what is in ``value`` under the dotted ``key``, as KINDS has it, is there and fits."""
+    def wrong(should: str) -> UserError:
+        what = f"{path}={str(value)[:60]!r}" if path else f"its {type(value).__name__}"
+        return UserError(f"{file}: {what} should be {should}; test that run again")
+
+    if not key:
+        if not fits(value):
+            raise wrong(kind)
+        return
+    if not isinstance(value, dict):
+        raise wrong("a mapping")
+    name, _, rest = key.partition(".")
+    for each in value if name == "*" else [name.removesuffix("?")]:
+        inner = f"{path}.{each}".lstrip(".")
+        if each in value:
+            if not each.isprintable():
+                raise wrong("a mapping of printable names")
+            _check(value[each], rest, kind, fits, file, inner)
+        elif not name.endswith("?"):
+            raise UserError(f"{file}: lacks {inner}, as results of older versions do; test that run again with "
+                            f"test.py, or train it again")
 
 
 def _selected(raw: dict, select: str | None, file: Path) -> tuple[str, dict]:
     """The rule that chose the epoch, and that epoch's scores."""
     if not raw["checkpoint"]:
         return UNTRAINED, raw
-    if "selections" in raw:
+    if "training_seconds" in raw:
         if select is None:
             return raw["config"]["train"]["select"], raw
-        scores = _need(raw, f"selections.{select}", file)
-        _need(raw, f"selections.{select}.per_class", file)
+        _check(raw, f"selections.{select}.per_class", "", lambda v: True, file)
+        scores = raw["selections"][select]
         if scores["protocol"] != raw["protocol"]:
             raise UserError(f"{file}: epochs were chosen by the {scores['protocol']} protocol, but the test is "
                             f"{raw['protocol']}, of one epoch alone; leave --select away")
@@ -126,14 +171,16 @@ def _selected(raw: dict, select: str | None, file: Path) -> tuple[str, dict]:
     return own, raw
 
 
-def _trained_on(raw: dict) -> str:
-    """``seen``, or ``seen of coco fold 2`` where weights are tested on what another fold or data set holds back."""
+def _training(raw: dict) -> tuple[str, str]:
+    """What it was trained on, such as ``seen`` or ``seen of coco fold 2``, and why its score is not zero-shot or ""."""
     if "trained_on" not in raw:
-        return UNKNOWN if raw["checkpoint"] else UNTRAINED
+        return UNKNOWN if raw["checkpoint"] else UNTRAINED, ""
     origin = raw["trained_on"]
     label, other = origin["train_classes"], []
     if origin.get("dataset", raw["dataset"]) != raw["dataset"]:
         other.append(origin["dataset"])
     if label != "all" and origin.get("fold", raw["fold"]) != raw["fold"]:
         other.append(f"fold {origin['fold']}")
-    return f"{label} of {' '.join(other)}" if other else label
+    if other:
+        return f"{label} of {' '.join(other)}", f"trained on {' '.join(other)}, which may show these classes' masks"
+    return label, f"trained on {TRAINED_ON['all']}" if label == "all" else ""

@@ -13,8 +13,8 @@ from util.config import Config, from_command_line
 from util.runtime.errors import run_main
 from util.runtime.markdown import markdown_table
 
-COLUMNS = (("miou", "mIoU"), ("fb_iou", "FB-IoU"), ("name_auc", "name AUC"), ("absent_name_miou", "absent-name mIoU"),
-           ("seen_miou", "seen mIoU"), ("hiou", "hIoU"), ("pixel_accuracy", "pixel accuracy"))
+COLUMNS = {"miou": "mIoU", "fb_iou": "FB-IoU", "name_auc": "name AUC", "absent_name_miou": "absent-name mIoU",
+           "seen_miou": "seen mIoU", "hiou": "hIoU", "pixel_accuracy": "pixel accuracy"}
 
 
 def read_folds(cfg: Config) -> Group:
@@ -24,19 +24,20 @@ def read_folds(cfg: Config) -> Group:
     return gather(read(folder / f"fold{k}" / cfg.run / "results.json") for k in folds)[0]
 
 
-def markdown(group: Group) -> str:
-    """Folds and their mean as a Markdown table; the protocol stands above it."""
-    first, results = group.first, [r.raw for r in group.results]
-    columns = [(key, head) for key, head in COLUMNS if all(r.get(key) is not None for r in results)]
-    def row(name, values):
-        return [str(name), *(f"{v:.3f}" if key == "name_auc" else f"{v:.1f}" for (key, _), v in zip(columns, values))]
-
-    rows = [row(r["fold"], [r[key] for key, _ in columns]) for r in results]
-    rows.append(row("mean", [fmean(r[key] for r in results) for key, _ in columns]))
+def folds_table(group: Group) -> str:
+    """Folds and their mean in Markdown. The protocol stands above it, and whether the scores are not zero-shot."""
+    first, raw = group.first, [r.raw for r in group.results]
+    columns = {key: head for key, head in COLUMNS.items() if all(r.get(key) is not None for r in raw)}
+    values = [[r[key] for key in columns] for r in raw]
+    rows = [[r["fold"], *row] for r, row in zip(raw, values)] + [["mean", *map(fmean, zip(*values))]]
+    cells = [[name, *(format(v, ".3f" if key == "name_auc" else ".1f") for key, v in zip(columns, row))]
+             for name, *row in rows]
+    mark = ", not zero-shot" if first.not_zero_shot else ""
+    reasons = "; ".join(dict.fromkeys(r.not_zero_shot for r in group.results))
     return (f"{first.dataset}, {first.arch}: unseen classes, {first.protocol} protocol, "
-            f"{' + '.join(str(r.samples) for r in group.results)} samples\n\n"
-            + markdown_table(["fold", *(head for _, head in columns)], rows))
+            f"{' + '.join(str(r.samples) for r in group.results)} samples{f'{mark}: {reasons}' if mark else ''}\n\n"
+            + markdown_table(["fold", *(head + mark * (key == "miou") for key, head in columns.items())], cells))
 
 
 if __name__ == "__main__":
-    run_main(lambda: print(markdown(read_folds(from_command_line(sys.argv[1:])))))
+    run_main(lambda: print(folds_table(read_folds(from_command_line(sys.argv[1:])))))

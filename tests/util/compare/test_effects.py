@@ -36,21 +36,21 @@ def test_known_effects_come_back(made):
     half_of_sixteen(made)
     options, on = switched(results(made))
     assert on.shape == (16, 4) and on[0].sum() == 0 and (on.sum(0) == 8).all()
-    found = fit(options, on, [r.fold for r in results(made)], [r.miou for r in results(made)])
-    names = [sorted(option) for option in found.options]
+    change, error, free = fit(options, on, [r.fold for r in results(made)], [r.miou for r in results(made)])
+    names = [sorted(option) for option in options]
     assert sorted(names) == [["loss.twin", "model.c"], ["model.a"], ["model.b"], ["model.d"]]  # as one is one
-    assert {n[-1][-1]: change for n, change in zip(names, found.change)} == pytest.approx(TRUE, abs=1e-9)
-    assert found.error == pytest.approx([0] * 4, abs=1e-9) and found.free == 16 - 4 - 4
+    assert {n[-1][-1]: effect for n, effect in zip(names, change)} == pytest.approx(TRUE, abs=1e-9)
+    assert error == pytest.approx([0] * 4, abs=1e-9) and free == 16 - 4 - 4
 
 
 def test_standard_errors_by_hand():
     """Two options crossed, twice over in one fold: an effect is a difference of two means of four."""
     on = np.array([*itertools.product((0, 1), repeat=2)] * 2, float)
     scores = np.array([1, 2, 3, 4, 3, 2, 5, 8], float)
-    found = fit([{"a": (0, 1)}, {"b": (0, 1)}], on, [0] * 8, list(scores))
-    assert found.change == pytest.approx([5 - 2, 4 - 3]) and found.free == 5
+    change, error, free = fit([{"a": (0, 1)}, {"b": (0, 1)}], on, [0] * 8, list(scores))
+    assert change == pytest.approx([5 - 2, 4 - 3]) and free == 5
     left = scores - (scores.mean() + (on - 0.5) @ [3, 1])
-    assert found.error == pytest.approx([(left @ left / 5 * (1 / 4 + 1 / 4)) ** 0.5] * 2)
+    assert error == pytest.approx([(left @ left / 5 * (1 / 4 + 1 / 4)) ** 0.5] * 2)
 
 
 def test_the_table_names_options_values_and_scores(made, monkeypatch, capsys):
@@ -83,8 +83,11 @@ def test_runs_without_a_difference_or_with_three_values_are_refused(made):
         switched(results(made))
 
 
-def test_runs_of_two_protocols_are_refused(made):
+@pytest.mark.parametrize("odd, what", [
+    ({"protocol": "exhaustive"}, "protocol"), ({"not_zero_shot": "x"}, "being zero-shot"),
+    ({"clip_fingerprint": "x"}, "CLIP weights"), ({"trained_on": {"train_classes": "ignore"}}, "trained on")])
+def test_runs_that_are_not_comparable_are_refused(odd, what, made):
     made("any", 0, 40)
-    made("any", 1, 41, protocol="exhaustive")
-    with pytest.raises(UserError, match="differ in protocol"):
+    made("any", 1, 41, **odd)
+    with pytest.raises(UserError, match=f"differ in {what}"):
         switched(results(made))

@@ -1,0 +1,165 @@
+"""The pictures of python -m util.compare: means, IoU by class, and the sheet of predictions."""
+import json
+import runpy
+import sys
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_runs import IMAGE, TRUTH, draw
+
+from data.files import read_image
+from util.compare.groups import gather
+from util.compare.pictures import COLOURS, classes_chart, means_chart, png, predictions_sheet, shared_samples
+from util.compare.report import report
+from util.compare.runs import find, read
+from util.config import ROOT
+from util.results.panel import parted
+from util.runtime.errors import UserError
+
+SHEET = "predictions-pascal-episodic.png"
+
+
+@pytest.fixture
+def groups(made):
+    return lambda select=None: gather((read(file, select) for file in find([made.exp])), partial=True)
+
+
+@pytest.fixture
+def sheet(groups):
+    """[[colour of each picture of a row]] of the sheet, its heads and the names of its rows."""
+    def call():
+        found = groups()
+        figure = predictions_sheet(found, shared_samples(found))
+        columns = len(found) + 2
+        pictures = [tuple(int(v) for v in axes.images[0].get_array()[0, 0]) for axes in figure.axes]
+        return ([pictures[i:i + columns] for i in range(0, len(pictures), columns)],
+                [axes.get_title() for axes in figure.axes[:columns]],
+                [axes.get_ylabel() for axes in figure.axes[::columns]])
+    return call
+
+
+# Charts
+
+def test_means_by_hand():
+    runs = pd.DataFrame({"model": ["a"] * 4 + ["b"] * 2, "fold": [0, 1, 0, 1, 0, 1], "seed": [1, 1, 2, 2, 1, 1],
+                         "miou": [10, 20, 14, 24, 50, 70]})
+    axes, = means_chart(runs).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in axes.texts] == ["17.0 ± 2.8", "60.0"]  # 15 and 19: 4 / sqrt(2)
+    points = [line for line in axes.lines if line.get_label().startswith("a run of fold")]
+    assert [list(line.get_xdata()) for line in points] == [[10, 14, 50], [20, 24, 70]]
+
+
+def test_a_dot_is_the_mean_over_seeds_and_its_bar_their_deviation(made, groups):
+    for seed, iou in ((1, 40), (2, 50)):
+        made.folds("plain", [iou] * 4, seed=seed)
+    made.folds("esda", (50, 50, 50, 60), not_zero_shot="told")
+    figure = classes_chart(groups())
+    assert [axes.get_title() for axes in figure.axes] == [f"fold {k}" for k in range(4)]
+    plain, esda = sorted(figure.axes[3].containers, key=lambda c: c[0].get_color() != COLOURS[1])
+    assert [label.get_text() for label in figure.axes[3].get_yticklabels()] == ["low 3", "high 3"]
+    assert list(plain[0].get_xdata()) == [35, 55] and list(esda[0].get_xdata()) == [50, 70]
+    low, high = plain[2][0].get_segments()[0][:, 0]
+    assert (low, high) == pytest.approx((35 - 50 ** 0.5, 35 + 50 ** 0.5))
+    assert plain[0].get_ydata()[0] != esda[0].get_ydata()[0], "they do not hide each other"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["esda (not zero-shot)", "plain"]
+    size = cv2.imdecode(np.frombuffer(png(figure), np.uint8), 1).shape
+    assert 300 < size[0] < 1500 and 1000 < size[1] < 2000
+
+
+def test_ten_rows_look_different_and_names_are_no_formulas(made, groups):
+    for k in range(10):
+        made.folds(f"${k}$_{{", [40] * 4)
+    figure = classes_chart(groups())
+    styles = {(c[0].get_color(), c[0].get_marker()) for c in figure.axes[0].containers}
+    assert len(styles) == 10, "ten rows that look different"
+    assert png(figure)[:4] == b"\x89PNG"
+
+
+# The sheet
+
+def test_every_config_has_its_column_and_every_sample_its_row(made, sheet):
+    for k, arch in enumerate(("esda", "plain")):
+        for fold in range(2):
+            draw(made(arch, fold, 50), {row: (200 + k, 10 * fold, row) for row in (3, 7)})
+    pictures, heads, rows = sheet()
+    assert heads == ["image", "truth", "esda", "plain"]
+    assert pictures == [[IMAGE, TRUTH, (200, 10 * fold, row), (201, 10 * fold, row)]
+                        for fold in (0, 1) for row in (3, 7)]
+    assert rows[0] == "low 0\nfold 0\n00003-m3-1" and rows[3] == "low 1\nfold 1\n00007-m7-3"
+
+
+def test_twelve_rows_evenly_over_folds_and_lists(made, groups):
+    for fold, count in enumerate((20, 2, 20, 20)):
+        draw(made("esda", fold, 50), {row: (200, 10 * fold, row) for row in range(count)})
+    shown = [(s.fold, int(s.panels[0].name[:5])) for s in shared_samples(groups())]
+    assert shown == [*((0, row) for row in (0, 6, 13, 19)), (1, 0), (1, 1),
+                     *((fold, row) for fold in (2, 3) for row in (0, 10, 19))]
+
+
+def test_of_several_seeds_the_first_is_shown(made, sheet):
+    for seed in (2, 1, 3):
+        draw(made("esda", 0, 50, seed=seed), {1: (200, 0, seed)})
+    assert sheet()[0] == [[IMAGE, TRUTH, (200, 0, 1)]]
+
+
+def test_pictures_of_any_size_and_only_samples_that_all_share(made, sheet):
+    draw(made("esda", 0, 50), {1: (200, 0, 1), 2: (200, 0, 2)}, side=500)
+    draw(made("plain", 0, 50), {2: (201, 0, 2), 3: (201, 0, 3)}, side=31)
+    draw(made("plain", 1, 50), {1: (201, 0, 1)})
+    assert sheet()[0] == [[IMAGE, TRUTH, (200, 0, 2), (201, 0, 2)]]
+
+
+@pytest.mark.parametrize("other", [{"fold": 1, "row": 1}, {"fold": 0, "row": 2}, {"fold": 0, "row": 1, "class_id": 2}])
+def test_samples_of_another_fold_image_or_class_are_not_shared(other, made, groups):
+    draw(made("esda", 0, 50), {1: (200, 0, 0)})
+    draw(made("plain", other["fold"], 50), {other["row"]: (201, 0, 0)}, class_id=other.get("class_id", 0))
+    assert shared_samples(groups()) == []
+
+
+def test_what_is_not_on_the_sheet_is_told(made, groups, capsys):
+    made.folds("old", (40, 40, 40, 40))
+    assert SHEET not in report(groups(), [], "")
+    assert capsys.readouterr().err == f"no {SHEET}: the runs share no sample that they drew when they were tested\n"
+    for folder in made.folds("esda", (50, 50, 50, 50)):
+        draw(folder, {1: (200, 0, 0)})
+    assert SHEET in report(groups(), [], "")
+    assert capsys.readouterr().err == f"not in {SHEET}: old, which drew no sample of this epoch; test it again\n"
+
+
+def test_panels_that_are_gone_spoilt_or_of_another_epoch(made, groups):
+    scores = {"miou": 40, "fb_iou": 60, "protocol": "episodic", "per_class": {"low 0": 30, "high 0": 50}}
+    folder = made("esda", 0, 50, best_epoch=4, selections={"unseen": {**scores, "epoch": 4}, "seen": {
+        **scores, "epoch": 4}, "last": {**scores, "epoch": 9}})
+    draw(folder, {1: (200, 0, 1), 2: (200, 0, 2)})
+    assert [len(shared_samples(groups(select))) for select in ("unseen", "seen", "last")] == [2, 2, 0]
+    (folder / "pictures/00001-m1-1.png").unlink()
+    assert [s.panels[0].name for s in shared_samples(groups())] == ["00002-m2-1.png"]
+    (folder / "pictures/00002-m2-1.png").write_bytes(b"spoilt")
+    with pytest.raises(UserError, match="00002-m2-1.png"):
+        report(groups(), [], "")
+
+
+def test_from_final_tests_to_the_sheet(tiny_options, tmp_path, monkeypatch):
+    """Two configs keep the same samples; the one that marks every pixel stands in its own column."""
+    folders, mode = {}, torch.get_deterministic_debug_mode()
+    for arch in ("clip_prior", "everything"):
+        monkeypatch.setattr(sys, "argv", ["test.py", "--config", f"config/shapes/{arch}.yaml", *tiny_options, "run=r"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "test.py"), run_name="__main__")
+        torch.set_deterministic_debug_mode(mode)
+        assert ended.value.code == 0
+        folders[arch] = tmp_path / f"exp/shapes/{arch}/fold0/r"
+    drawn = [json.loads((folder / "results.json").read_text())["panels"] for folder in folders.values()]
+    assert drawn[0] == drawn[1] and len(drawn[0]) == 4
+    found = gather((read(file) for file in find([tmp_path / "exp"])), partial=True)
+    samples = shared_samples(found)
+    assert [sample.panels[0].name for sample in samples] == sorted(drawn[0])
+    figure = predictions_sheet(found, samples)
+    a, b = (parted(read_image(folder / "pictures" / min(drawn[0]))) for folder in folders.values())
+    for axes, picture in zip(figure.axes, (a["image"], a["truth"], a["prediction"], b["prediction"])):
+        assert (np.asarray(axes.images[0].get_array()) == picture).all()
+    assert (a["image"] == b["image"]).all() and not (a["prediction"] == b["prediction"]).all()
