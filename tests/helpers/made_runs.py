@@ -2,13 +2,13 @@
 import json
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from util.results.panel import joined
+from util.run.atomic import write_bytes_atomically
+from util.runtime.png import encode_png
 
-IMAGE, TRUTH, PRIOR = (10, 200, 10), (20, 20, 180), (90, 0, 90)  # colours of the pictures in made panels
+IMAGE, TRUTH = (10, 200, 10), (20, 20, 180)  # colours of made pictures
 
 
 class Made:
@@ -45,15 +45,16 @@ class Made:
 
 
 def draw(folder: Path, colours: dict[int, tuple], side: int = 48, class_id: int = 0) -> None:
-    """Panels of solid pictures for a made run: {line of the list: colour of the prediction}."""
+    """Solid pictures for a made run: {line of the list: colour of the prediction}, IoU 10 times the line."""
     results = json.loads((folder / "results.json").read_text())
     class_id = class_id or 2 * results["fold"] + 1
-    results["panels"] = {f"{row:05d}-m{row}-{class_id}.png": class_id for row in colours}
+    results["pictures"] = {f"{row:05d}-m{row}-{class_id}": {"class_id": class_id, "iou": min(100, 10 * row)}
+                           for row in colours}
     (folder / "results.json").write_text(json.dumps(results))
-    (folder / "pictures").mkdir()
-    for file, colour in zip(results["panels"], colours.values()):
-        pictures = [np.full((side, side, 3), c, np.uint8) for c in (IMAGE, TRUTH, PRIOR, colour)]
-        cv2.imwrite(str(folder / "pictures" / file), joined(pictures, "c")[:, :, ::-1])
+    for name, colour in zip(results["pictures"], colours.values()):
+        for what, c in (("image", IMAGE), ("truth", TRUTH), ("prediction", colour)):
+            write_bytes_atomically(folder / "pictures" / name / f"{what}.png",
+                                   encode_png(np.full((side, side, 3), c, np.uint8)), durable=False)
 
 
 @pytest.fixture

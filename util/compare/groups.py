@@ -90,7 +90,8 @@ def _check_alike(group: Group) -> None:
                     *((first, key, *values) for key, values in differing_options(first, r).items()),
                     (first, "CLIP weights", first.raw["clip_fingerprint"], r.raw["clip_fingerprint"]),
                     (first, "parameters", first.raw["parameters"], r.raw["parameters"]),
-                    (first, "number of folds", first.folds, r.folds)]
+                    (first, "options that were others in training", first.raw.get("changed_options", {}),
+                     r.raw.get("changed_options", {})), (first, "number of folds", first.folds, r.folds)]
         for other, what, theirs, own in compared:
             if theirs != own:
                 raise UserError(f"{other.folder} and {r.folder}: these runs cannot be averaged, because they differ in "

@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from data.files import read_image
 from data.samples import spread
 from util.compare.groups import Group
-from util.results.panel import parted
 
 # Okabe and Ito's palette (Color Universal Design, 2008), which the colour-blind can tell apart, black first and
 # without its yellow, which white paper swallows. Markers tell apart what has the same colour in print.
@@ -93,8 +92,8 @@ def classes_chart(groups: list[Group]) -> Figure:
 class Shared(NamedTuple):
     """A sample that every group has drawn."""
     fold: int
-    name: str                  # of the class
-    panels: tuple[Path, ...]   # one a group, in their order
+    name: str                     # of the class
+    pictures: dict[Path, float]   # {folder of a group's pictures: IoU of its prediction}, in the groups' order
 
 
 def shared_samples(groups: list[Group]) -> list[Shared]:
@@ -102,13 +101,14 @@ def shared_samples(groups: list[Group]) -> list[Shared]:
 
     Of each fold the first seed that has pictures is shown.
     """
-    first = [{r.fold: r for r in reversed(g.results) if r.panels} for g in groups]
-    drawn = [{(fold, path.name, c): path for fold, r in runs.items() for path, c in r.panels.items()} for runs in first]
+    first = [{r.fold: r for r in reversed(g.results) if r.pictures} for g in groups]
+    drawn = [{(fold, folder.name, about["class_id"]): (folder, about["iou"]) for fold, r in runs.items()
+              for folder, about in r.pictures.items()} for runs in first]
     names = {c: name for g in reversed(groups) for r in g.results for c, name in r.names.items()}
     by_fold: dict[int, list[Shared]] = {}
-    for fold, file, c in sorted(set.intersection(*map(set, drawn))):
-        panels = tuple(found[fold, file, c] for found in drawn)
-        by_fold.setdefault(fold, []).append(Shared(fold, names.get(c, f"class {c}"), panels))
+    for fold, sample, c in sorted(set.intersection(*map(set, drawn))):
+        pictures = dict(found[fold, sample, c] for found in drawn)
+        by_fold.setdefault(fold, []).append(Shared(fold, names.get(c, f"class {c}"), pictures))
     dealt = sorted((k, fold) for fold, found in by_fold.items() for k in range(len(found)))[:MOST_SAMPLES]
     rows = Counter(fold for _, fold in dealt)
     return [sample for fold, found in by_fold.items() for sample in spread(found, rows[fold])]
@@ -116,21 +116,22 @@ def shared_samples(groups: list[Group]) -> list[Shared]:
 
 @matplotlib.rc_context({**STYLE, "axes.grid": False})
 def predictions_sheet(groups: list[Group], samples: list[Shared]) -> Figure:
-    """For each sample a row: the image, the truth and every group's prediction.
+    """For each sample a row: the image, the truth and every group's prediction with its IoU.
 
-    Raises UserError for a panel that cannot be read.
+    Raises UserError for a picture that cannot be read.
     """
     heads = ["image", "truth", *(g.label(groups) for g in groups)]
-    figure = Figure((2.6 * len(heads) + 1.5, 2.4 * len(samples) + 0.6), layout="constrained")
+    figure = Figure((2.6 * len(heads) + 1.5, 2.6 * len(samples) + 0.6), layout="constrained")
     grid = figure.subplots(len(samples), len(heads), squeeze=False)
     for head, axes in zip(heads, grid[0]):
         axes.set_title(head)
     for sample, line in zip(samples, grid):
-        panels = [parted(read_image(path)) for path in sample.panels]
-        line[0].set_ylabel(f"{sample.name}\nfold {sample.fold}\n{sample.panels[0].stem}")
-        for axes, picture in zip(line, [panels[0]["image"], panels[0]["truth"], *(p["prediction"] for p in panels)]):
-            axes.imshow(picture)
-            axes.set(xticks=[], yticks=[])
+        first, *_ = sample.pictures
+        line[0].set_ylabel(f"{sample.name}\nfold {sample.fold}\n{first.name}")
+        files = [first / "image.png", first / "truth.png", *(folder / "prediction.png" for folder in sample.pictures)]
+        for axes, file, iou in zip(line, files, [None, None, *sample.pictures.values()]):
+            axes.imshow(read_image(file))
+            axes.set(xticks=[], yticks=[], xlabel="" if iou is None else f"IoU {iou:.0f} %")
             axes.spines[:].set_visible(False)
     return figure
 

@@ -30,7 +30,7 @@ def _pictures(groups: list[Group], name: str) -> dict[str, bytes]:
     labels = [g.label(groups) + " (not zero-shot)" * bool(r.not_zero_shot) for g in groups for r in g.results]
     figures = {f"means-{name}": pictures.means_chart(runs_frame(groups).assign(model=labels)),
                f"classes-{name}": pictures.classes_chart(groups)}
-    drawn = [g for g in groups if any(r.panels for r in g.results)]
+    drawn = [g for g in groups if any(r.pictures for r in g.results)]
     samples = pictures.shared_samples(drawn) if drawn else []
     if samples:
         figures[f"predictions-{name}"] = pictures.predictions_sheet(drawn, samples)

@@ -27,15 +27,16 @@ KINDS = (
      "checkpoint clip_fingerprint not_zero_shot? machine? code? command? config.train?.select? selections?.*.protocol "
      "trained_on?.train_classes trained_on?.dataset?"),
     ("a whole number from 0", lambda v: type(v) is int and 0 <= v < 2 ** 63,
-     "fold folds samples config.seed class_ids.* panels?.* best_epoch? selections?.*.epoch? trained_on?.fold? "
-     "trained_on?.seed? parameters.trainable parameters.total"),
+     "fold folds samples config.seed class_ids.* pictures?.*.class_id best_epoch? selections?.*.epoch? "
+     "trained_on?.fold? trained_on?.seed? parameters.trainable parameters.total"),
     ("a number from 0 to 1e12", _within(1e12), "gflops_per_image training_seconds?"),
     ("a percentage, 0 to 100", _within(100),
      "miou fb_iou per_class.* miou_std? seen_miou? hiou? pixel_accuracy? selections?.*.miou selections?.*.fb_iou "
-     "selections?.*.seen_miou? selections?.*.per_class?.*"),
+     "selections?.*.seen_miou? selections?.*.per_class?.* pictures?.*.iou"),
     ("a percentage or null", lambda v: v is None or _within(100)(v), "absent_name_miou?"),
     ("a number from 0 to 1 or null", lambda v: v is None or _within(1)(v), "name_auc?"),
     ("a list", lambda v: isinstance(v, list), "draws?"),
+    ("a mapping", lambda v: isinstance(v, dict), "changed_options?"),
 )
 
 
@@ -51,7 +52,7 @@ class Result:
     samples: int
     seed: int                  # of the training
     selection: str             # unseen, seen or last; UNTRAINED or UNKNOWN
-    trained_on: str            # data.train_classes of the training, and whose fold if not this one's
+    trained_on: str            # data.train_classes of the training, and whose fold if not this one's, and from what
     not_zero_shot: str         # why the score is not zero-shot; "" where it is
     miou: float
     fb_iou: float
@@ -60,7 +61,7 @@ class Result:
     selections: dict[str, float]   # mIoU by each rule that is known
     options: dict              # flat, with the defaults of those that its version did not have yet
     names: dict[int, str]      # of the fold's class ids; configurations may call a class differently
-    panels: dict[Path, int]    # pictures of the test: the class named; {} where another epoch than this was drawn
+    pictures: dict[Path, dict]  # folders of pictures: class_id and iou; {} where another epoch than this was drawn
     raw: dict                  # all of results.json
 
 
@@ -112,17 +113,17 @@ def _result(raw: dict, file: Path, select: str | None) -> Result:
     selection, scores = _selected(raw, select, file)
     trained_on, reason = _training(raw)
     drawn = scores is raw or scores.get("epoch") == raw.get("best_epoch")
-    panels = {file.parent / "pictures" / Path(name).name: c for name, c in raw.get("panels", {}).items() if drawn}
+    pictures = {file.parent / "pictures" / Path(name).name: p for name, p in raw.get("pictures", {}).items() if drawn}
     return Result(
         folder=file.parent, **{key: raw[key] for key in ("dataset", "arch", "fold", "folds", "protocol", "samples")},
         seed=origin.get("seed", raw["config"]["seed"]), selection=selection, trained_on=trained_on,
-        not_zero_shot=raw.get("not_zero_shot") or reason, miou=scores["miou"], fb_iou=scores["fb_iou"],
+        not_zero_shot=reason, miou=scores["miou"], fb_iou=scores["fb_iou"],
         held_out=rules.get(selection, {}).get("seen_miou"),
         per_class={ids[name]: iou for name, iou in scores["per_class"].items() if name in ids},
         selections={rule: s["miou"] for rule, s in (rules or {selection: scores}).items()
                     if s["protocol"] == raw["protocol"]},
         options=flat(completed(raw["config"])), names={c: name for name, c in ids.items()},
-        panels={path: c for path, c in panels.items() if path.is_file()}, raw=raw)
+        pictures={path: p for path, p in pictures.items() if path.is_dir()}, raw=raw)
 
 
 def _check(value, key: str, kind: str, fits: Callable, file: Path, path: str = "") -> None:
@@ -174,13 +175,15 @@ def _selected(raw: dict, select: str | None, file: Path) -> tuple[str, dict]:
 def _training(raw: dict) -> tuple[str, str]:
     """What it was trained on, such as ``seen`` or ``seen of coco fold 2``, and why its score is not zero-shot or ""."""
     if "trained_on" not in raw:
-        return UNKNOWN if raw["checkpoint"] else UNTRAINED, ""
+        return UNKNOWN if raw["checkpoint"] else UNTRAINED, raw.get("not_zero_shot", "")
     origin = raw["trained_on"]
     label, other = origin["train_classes"], []
     if origin.get("dataset", raw["dataset"]) != raw["dataset"]:
         other.append(origin["dataset"])
     if label != "all" and origin.get("fold", raw["fold"]) != raw["fold"]:
         other.append(f"fold {origin['fold']}")
-    if other:
-        return f"{label} of {' '.join(other)}", f"trained on {' '.join(other)}, which may show these classes' masks"
-    return label, f"trained on {TRAINED_ON['all']}" if label == "all" else ""
+    reason = raw.get("not_zero_shot", "")
+    if not reason and "classes" not in origin:  # results of a version that did not say so by itself
+        reason = (f"trained on {' '.join(other)}, which may show these classes' masks" if other else
+                  f"trained on {TRAINED_ON['all']}" if label == "all" else "")
+    return (label + (f" of {' '.join(other)}" if other else "") + (", fine-tuned" if "start" in origin else ""), reason)

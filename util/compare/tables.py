@@ -99,7 +99,7 @@ class Table:
                 "miou_minus_baseline_error": (own - other).sem() if own.index.equals(other.index) else None}
 
     def words(self) -> list[pd.DataFrame]:
-        """The scores, and how they came about, as text; columns that no row fills are left out."""
+        """The scores, and how they came about, as text. Columns but folds that no row fills are left out."""
         scores, origins, runs = [], [], self.frame[:len(self.groups)]
         comparable = runs[runs["not_zero_shot"] == ""].groupby("protocol")["miou"]
         best = [mious.idxmax() for _, mious in comparable if len(mious) > 1]
@@ -125,7 +125,8 @@ class Table:
                 "GFLOP an image": f"{row['gflops_per_image']:.1f}",
                 "training a fold": "-" if pd.isna(row["training_seconds"]) else
                 str(timedelta(seconds=round(row["training_seconds"])))})
-        return [table.loc[:, (table != "-").any()] for table in map(pd.DataFrame, (scores, origins))]
+        return [table.loc[:, (table != "-").any() | table.columns.str.startswith("fold ")]
+                for table in map(pd.DataFrame, (scores, origins))]
 
     def notes(self) -> list[str]:
         """What the cells leave unsaid, a sentence each; of published rows, the source."""
@@ -141,6 +142,9 @@ class Table:
             changed = [f"{key} {a} -> {b}" for key, (a, b) in differing_options(first.first, g.first).items()]
             if changed:
                 notes.append(f"{label} differs from {first.label(self.groups)} in {', '.join(changed)}.")
+            if g.first.raw.get("changed_options"):
+                notes.append(f"{label} was tested with other options than trained with: "
+                             f"{', '.join(g.first.raw['changed_options'])}.")
         notes += [f"[{k}] published, not run here: {p.source}{f'; {p.note}' if p.note else ''}."
                   for k, p in enumerate(self.published, 1)]
         return [*notes, f"Mean mIoU ±: standard deviation (n - 1) of the folds' mean over seeds. Against "

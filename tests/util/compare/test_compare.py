@@ -198,6 +198,8 @@ ORIGIN = {"dataset": "pascal", "fold": 3, "seed": 1}
     ({"clip_fingerprint": "other"}, "CLIP"), ({"parameters": {"trainable": 1, "total": 5_000_000}}, "parameters"),
     ({"samples": 999}, "episodic samples (1000, 999)"), ({"folds": 5}, "number of folds"),
     ({"trained_on": {**ORIGIN, "train_classes": "ignore"}}, "trained on (seen, ignore)"),
+    ({"trained_on": {**ORIGIN, "train_classes": "seen", "start": {}}}, "trained on (seen, seen, fine-tuned)"),
+    ({"changed_options": {"model.token_order": {"trained": "released", "now": "described"}}}, "others in training"),
     ({"trained_on": {**ORIGIN, "fold": 0, "train_classes": "seen"}}, "trained on (seen, seen of fold 0)")])
 def test_configurations_and_weights_are_not_mixed(changes, named, made, groups):
     folders = made.folds("esda", (10, 20, 30))
@@ -226,7 +228,8 @@ def test_options_that_change_no_number_may_differ(made, table):
 def test_the_notes_name_the_options_in_which_rows_differ(made, table):
     made.folds("esda", (10, 20, 30, 40))
     made.folds("short", (10, 20, 30, 40), config={"train": {"epochs": 1, "select": "unseen"}, "model": {
-        "branch_rank": 0}, "data": {"workers": 1}})
+        "branch_rank": 0}, "data": {"workers": 1}}, changed_options={"model.size": {"trained": 128, "now": 64}})
+    assert "- short (episodic) was tested with other options than trained with: model.size.\n" in table().markdown()
     note, = [line for line in table().markdown().splitlines() if "differs from" in line]
     assert re.fullmatch(r"- short \(episodic\) differs from esda in model.branch_rank 2 -> 0, train.epochs \d+ -> 1.",
                         note)

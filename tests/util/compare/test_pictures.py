@@ -1,6 +1,7 @@
 """The pictures of python -m util.compare: means, IoU by class, and the sheet of predictions."""
 import json
 import runpy
+import shutil
 import sys
 
 import cv2
@@ -16,7 +17,6 @@ from util.compare.pictures import COLOURS, classes_chart, means_chart, png, pred
 from util.compare.report import report
 from util.compare.runs import find, read
 from util.config import ROOT
-from util.results.panel import parted
 from util.runtime.errors import UserError
 
 SHEET = "predictions-pascal-episodic.png"
@@ -29,7 +29,7 @@ def groups(made):
 
 @pytest.fixture
 def sheet(groups):
-    """[[colour of each picture of a row]] of the sheet, its heads and the names of its rows."""
+    """[[colour of each picture of a row]], the heads, the names of the rows, and what is below the first row."""
     def call():
         found = groups()
         figure = predictions_sheet(found, shared_samples(found))
@@ -37,7 +37,8 @@ def sheet(groups):
         pictures = [tuple(int(v) for v in axes.images[0].get_array()[0, 0]) for axes in figure.axes]
         return ([pictures[i:i + columns] for i in range(0, len(pictures), columns)],
                 [axes.get_title() for axes in figure.axes[:columns]],
-                [axes.get_ylabel() for axes in figure.axes[::columns]])
+                [axes.get_ylabel() for axes in figure.axes[::columns]],
+                [axes.get_xlabel() for axes in figure.axes[:columns]])
     return call
 
 
@@ -85,17 +86,18 @@ def test_every_config_has_its_column_and_every_sample_its_row(made, sheet):
     for k, arch in enumerate(("esda", "plain")):
         for fold in range(2):
             draw(made(arch, fold, 50), {row: (200 + k, 10 * fold, row) for row in (3, 7)})
-    pictures, heads, rows = sheet()
+    pictures, heads, rows, below = sheet()
     assert heads == ["image", "truth", "esda", "plain"]
     assert pictures == [[IMAGE, TRUTH, (200, 10 * fold, row), (201, 10 * fold, row)]
                         for fold in (0, 1) for row in (3, 7)]
     assert rows[0] == "low 0\nfold 0\n00003-m3-1" and rows[3] == "low 1\nfold 1\n00007-m7-3"
+    assert below == ["", "", "IoU 30 %", "IoU 30 %"]
 
 
 def test_twelve_rows_evenly_over_folds_and_lists(made, groups):
     for fold, count in enumerate((20, 2, 20, 20)):
         draw(made("esda", fold, 50), {row: (200, 10 * fold, row) for row in range(count)})
-    shown = [(s.fold, int(s.panels[0].name[:5])) for s in shared_samples(groups())]
+    shown = [(s.fold, int(next(iter(s.pictures)).name[:5])) for s in shared_samples(groups())]
     assert shown == [*((0, row) for row in (0, 6, 13, 19)), (1, 0), (1, 1),
                      *((fold, row) for fold in (2, 3) for row in (0, 10, 19))]
 
@@ -130,16 +132,16 @@ def test_what_is_not_on_the_sheet_is_told(made, groups, capsys):
     assert capsys.readouterr().err == f"not in {SHEET}: old, which drew no sample of this epoch; test it again\n"
 
 
-def test_panels_that_are_gone_spoilt_or_of_another_epoch(made, groups):
+def test_pictures_that_are_gone_spoilt_or_of_another_epoch(made, groups):
     scores = {"miou": 40, "fb_iou": 60, "protocol": "episodic", "per_class": {"low 0": 30, "high 0": 50}}
     folder = made("esda", 0, 50, best_epoch=4, selections={"unseen": {**scores, "epoch": 4}, "seen": {
         **scores, "epoch": 4}, "last": {**scores, "epoch": 9}})
     draw(folder, {1: (200, 0, 1), 2: (200, 0, 2)})
     assert [len(shared_samples(groups(select))) for select in ("unseen", "seen", "last")] == [2, 2, 0]
-    (folder / "pictures/00001-m1-1.png").unlink()
-    assert [s.panels[0].name for s in shared_samples(groups())] == ["00002-m2-1.png"]
-    (folder / "pictures/00002-m2-1.png").write_bytes(b"spoilt")
-    with pytest.raises(UserError, match="00002-m2-1.png"):
+    shutil.rmtree(folder / "pictures/00001-m1-1")
+    assert [list(s.pictures) for s in shared_samples(groups())] == [[folder / "pictures/00002-m2-1"]]
+    (folder / "pictures/00002-m2-1/prediction.png").write_bytes(b"spoilt")
+    with pytest.raises(UserError, match="00002-m2-1/prediction.png"):
         report(groups(), [], "")
 
 
@@ -151,15 +153,16 @@ def test_from_final_tests_to_the_sheet(tiny_options, tmp_path, monkeypatch):
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / "test.py"), run_name="__main__")
         torch.set_deterministic_debug_mode(mode)
-        assert ended.value.code == 0
+        assert not ended.value.code
         folders[arch] = tmp_path / f"exp/shapes/{arch}/fold0/r"
-    drawn = [json.loads((folder / "results.json").read_text())["panels"] for folder in folders.values()]
-    assert drawn[0] == drawn[1] and len(drawn[0]) == 4
+    drawn = [json.loads((folder / "results.json").read_text())["pictures"] for folder in folders.values()]
+    assert drawn[0].keys() == drawn[1].keys() and len(drawn[0]) == 4
     found = gather((read(file) for file in find([tmp_path / "exp"])), partial=True)
     samples = shared_samples(found)
-    assert [sample.panels[0].name for sample in samples] == sorted(drawn[0])
+    assert [[folder.name for folder in s.pictures] for s in samples] == [[name] * 2 for name in sorted(drawn[0])]
     figure = predictions_sheet(found, samples)
-    a, b = (parted(read_image(folder / "pictures" / min(drawn[0]))) for folder in folders.values())
-    for axes, picture in zip(figure.axes, (a["image"], a["truth"], a["prediction"], b["prediction"])):
-        assert (np.asarray(axes.images[0].get_array()) == picture).all()
-    assert (a["image"] == b["image"]).all() and not (a["prediction"] == b["prediction"]).all()
+    a, b = (folder / "pictures" / min(drawn[0]) for folder in folders.values())
+    for axes, file in zip(figure.axes, (a / "image.png", a / "truth.png", a / "prediction.png", b / "prediction.png")):
+        assert (np.asarray(axes.images[0].get_array()) == read_image(file)).all()
+    assert (read_image(a / "image.png") == read_image(b / "image.png")).all()
+    assert not (read_image(a / "prediction.png") == read_image(b / "prediction.png")).all()

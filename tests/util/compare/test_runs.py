@@ -52,7 +52,8 @@ def test_scores_are_percentages(key, value, made):
     ("config", [], "config='[]' should be a mapping"), ("config.seed", None, "whole number"),
     ("config.train.select", 3, "should be text"), ("selections", [1], "should be a mapping"),
     ("selections.last", 3, "should be a mapping"), ("trained_on", "seen", "should be a mapping"),
-    ("trained_on.seed", "1", "whole number"), ("panels", {"a.png": "cat"}, "whole number")])
+    ("trained_on.seed", "1", "whole number"), ("pictures", {"a": "cat"}, "should be a mapping"),
+    ("pictures", {"a": {"class_id": 1, "iou": 101}}, "0 to 100"), ("changed_options", "x", "should be a mapping")])
 def test_values_of_another_type_or_size(key, value, message, made):
     refused(changed(made, key, value), message)
 
