@@ -72,7 +72,7 @@ class TrainBatches(Sampler):
         if batch_size % count:
             less = batch_size - batch_size % count
             raise UserError(f"train.batch_size={batch_size}, the batch of all processes together, does not divide "
-                            f"evenly among {count} processes; take " + (f"{less} or " if less else "") + str(less + count))
+                            f"evenly among {count} processes; take {f'{less} or ' if less else ''}{less + count}")
         self.images, self.batch_size, self.seed, self.rank = images, batch_size, seed, rank
         self.samples, self.part = samples or images, batch_size // count
         self.epoch, self.first = 0, 0

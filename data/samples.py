@@ -109,8 +109,8 @@ def spread(samples: list, count: int) -> list:
 
 def _not_empty(samples, index: Index, class_ids, min_pixels: int):
     if not len(samples):
-        raise UserError(f"{index.list_file}: the fold is empty: no image shows any of the classes {list(class_ids)} with "
-                        f"{min_pixels} pixels; check data.val_list, data.classes and data.min_pixels")
+        raise UserError(f"{index.list_file}: the fold is empty: no image shows any of the classes {list(class_ids)} "
+                        f"with {min_pixels} pixels; check data.val_list, data.classes and data.min_pixels")
     return samples
 
 
@@ -146,8 +146,8 @@ def read_manifest(path: str | Path, index: Index, classes: Classes, allowed: tup
             raise UserError(f"{where}: {mask} is not in {index.list_file}; the manifest belongs to another list")
         if class_id not in allowed or classes.name(class_id) != name:
             names = ", ".join(f"{c} {classes.name(c)}" for c in allowed)
-            raise UserError(f"{where}: {class_id} {name} is none of this fold's unseen classes ({names}); check fold and "
-                            f"data.classes")
+            raise UserError(f"{where}: {class_id} {name} is none of this fold's unseen classes ({names}); check fold "
+                            f"and data.classes")
         if not index.pixels[rows[mask], class_id]:
             raise UserError(f"{where}: {mask} shows no pixel of {class_id} {name}; the manifest was made from other "
                             f"masks, make it again")
@@ -162,9 +162,9 @@ def main() -> None:
     classes = classes_of(cfg.data)
     index = read_index(cfg.data.root, cfg.data.val_list, len(classes.names))
     samples = draw_samples(cfg, index, classes)[0]
-    print(write_manifest(samples, index, classes,
-                         f"{cfg.dataset} fold {cfg.fold}, {cfg.eval.protocol}, {len(samples)} samples of "
-                         f"{cfg.data.val_list}, classes from {cfg.data.min_pixels} px on, seed {cfg.eval.seed}"), end="")
+    remark = (f"{cfg.dataset} fold {cfg.fold}, {cfg.eval.protocol}, {len(samples)} samples of {cfg.data.val_list}, "
+              f"classes from {cfg.data.min_pixels} px on, seed {cfg.eval.seed}")
+    print(write_manifest(samples, index, classes, remark), end="")
 
 
 if __name__ == "__main__":

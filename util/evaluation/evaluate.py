@@ -8,7 +8,7 @@ import numpy as np
 from data.dataset import EvalBatch
 from data.folds import Classes
 from data.samples import Sample
-from util.evaluation.metric import IGNORE, Counts, Tally, auc
+from util.evaluation.metric import IGNORE, Counts, Tally, auc, percent
 from util.evaluation.predict import Prediction
 from util.runtime.processes import SINGLE_PROCESS, Processes
 from util.runtime.progress import progress
@@ -69,12 +69,12 @@ def score(results: list[Result], class_ids: tuple[int, ...], classes: Classes, p
             tally.add(counts, sample.class_id, weight)
         if area is not None:
             areas += [area] * weights[0]
-    mious = [100 * tally.miou for tally in tallies]
+    mious = [percent(tally.miou) for tally in tallies]
     per_class = [tally.per_class() for tally in tallies]
     scores = {
         "protocol": protocol, "samples": samples,
-        "miou": float(np.mean(mious)), "fb_iou": 100 * float(np.mean([tally.fb_iou for tally in tallies])),
-        "per_class": {classes.name(c): 100 * float(np.mean([iou[c] for iou in per_class if c in iou]))
+        "miou": float(np.mean(mious)), "fb_iou": percent(float(np.mean([tally.fb_iou for tally in tallies]))),
+        "per_class": {classes.name(c): percent(float(np.mean([iou[c] for iou in per_class if c in iou])))
                       for c in class_ids if any(c in iou for iou in per_class)},
     }
     if len(mious) > 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 from data.dataset import EvalBatch
 from data.folds import Classes
 from data.transform import Fit
-from util.evaluation.metric import Confusion, harmonic
+from util.evaluation.metric import Confusion, harmonic, percent
 from util.evaluation.predict import evaluation_mode, require_finite, windows
 from util.runtime.processes import SINGLE_PROCESS, Processes
 from util.runtime.progress import progress
@@ -104,7 +104,7 @@ def evaluate_generalised(label_images: Callable[[EvalBatch], list[np.ndarray]], 
     images = sum(processes.gather(images))
     iou = confusion.iou()
     seen_miou, unseen_miou = confusion.mean(seen), confusion.mean(unseen)
-    return {"protocol": "generalised", "samples": images, "miou": 100 * unseen_miou, "seen_miou": 100 * seen_miou,
-            "hiou": 100 * harmonic(seen_miou, unseen_miou), "pixel_accuracy": 100 * confusion.pixel_accuracy,
-            "background_iou": 100 * iou.get(0, 0.0), "fb_iou": 100 * confusion.fb_iou,
-            "per_class": {classes.name(c): 100 * value for c, value in iou.items() if c}}
+    return {"protocol": "generalised", "samples": images, "miou": percent(unseen_miou), "seen_miou": percent(seen_miou),
+            "hiou": percent(harmonic(seen_miou, unseen_miou)), "pixel_accuracy": percent(confusion.pixel_accuracy),
+            "background_iou": percent(iou.get(0, 0.0)), "fb_iou": percent(confusion.fb_iou),
+            "per_class": {classes.name(c): percent(value) for c, value in iou.items() if c}}

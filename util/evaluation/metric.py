@@ -32,6 +32,13 @@ def count(prediction: Tensor, mask: Tensor, class_id: int) -> Tensor:
     return torch.stack([part.count_nonzero() for part in (guess & truth, guess, truth, counted)])
 
 
+def percent(share: float) -> float:
+    """100 times a share. Raises ValueError for NaN and for what is not in 0..1: pixels were then counted wrongly."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"a score of {100 * share} % is impossible")
+    return 100 * share
+
+
 class Tally:
     """Intersections and unions of every class, and of foreground and background over all samples.
 

@@ -71,7 +71,8 @@ def _test_names(model, text, data: FoldData, cfg: Config, device, autocast) -> t
 def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict]:
     """Generalised: all names in every image. Returns the scores; there are no predictions of single names to draw."""
     if not hasattr(model, "all_names"):
-        raise UserError(f"eval.protocol=generalised is for model.kind=esda; {cfg.model.kind} has no evidence to compare")
+        raise UserError(f"eval.protocol=generalised is for model.kind=esda; {cfg.model.kind} has no evidence of names "
+                        f"to compare")
     label_images = Labeller(model, text, data.fit, device, autocast, cfg.eval.presence, cfg.eval.chunk)
     scores = evaluate_generalised(label_images, data.loader(data.every_image()), data.seen, data.unseen, data.classes,
                                   label=f"generalised test, fold {cfg.fold}", processes=data.processes)

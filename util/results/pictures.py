@@ -48,8 +48,8 @@ def panel(p: Prediction, classes: Classes) -> np.ndarray:
     pictures = pictures_of(p)
     height = 2 * _LINE + pictures["image"].shape[0]
     out = np.full((height, len(pictures) * (LONGEST + _GAP) - _GAP, 3), _WHITE, np.uint8)
-    cv2.putText(out, f"{classes.name(p.sample.class_id)}: IoU {100 * p.counts.iou:.0f} %", (0, 18), _FONT, 0.7, _BLACK, 2,
-                cv2.LINE_AA)
+    title = f"{classes.name(p.sample.class_id)}: IoU {100 * p.counts.iou:.0f} %"
+    cv2.putText(out, title, (0, 18), _FONT, 0.7, _BLACK, 2, cv2.LINE_AA)
     for k, (name, picture) in enumerate(pictures.items()):
         left = k * (LONGEST + _GAP)
         cv2.putText(out, name, (left, _LINE + 17), _FONT, 0.6, _BLACK, 1, cv2.LINE_AA)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from util.evaluation.metric import Confusion, Counts, Tally, auc, count, harmonic
+from util.evaluation.metric import Confusion, Counts, Tally, auc, count, harmonic, percent
 
 
 def tally_of(class_ids, *samples) -> Tally:
@@ -55,6 +55,17 @@ def test_a_class_that_was_not_met_is_left_out_of_the_mean():
 
 def test_nothing_at_all_is_zero():
     assert (Tally((1, 2)).miou, Tally((1, 2)).fb_iou) == (0, 0)
+
+
+@pytest.mark.parametrize("share", [float("nan"), float("inf"), -0.01, 1.01])
+def test_a_score_that_cannot_be_is_an_error(share):
+    with pytest.raises(ValueError, match="impossible"):
+        percent(share)
+    assert (percent(0), percent(0.37), percent(1)) == (0, 37, 100)
+
+
+def test_the_iou_of_one_sample():
+    assert Counts(10, 30, 20, 1000).iou == 10 / 40 and Counts(0, 0, 0, 9).iou == 0
 
 
 def test_perfect_and_all_wrong():

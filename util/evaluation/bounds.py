@@ -1,0 +1,63 @@
+"""What masks made from the truth would score on Shapes-5i: how far a patch grid, and "whatever is there", can get.
+
+    python -m util.evaluation.bounds [key=value ...]     options: config/shapes/esda.yaml
+"""
+import sys
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+
+from data.dataset import EvalBatch
+from data.fold import FoldData
+from data.folds import FOLDS
+from model.clip.weights import WeightsError, read_clip
+from util import config as configuration
+from util.config import Config
+from util.evaluation.evaluate import evaluate
+from util.evaluation.metric import IGNORE, Counts, count
+from util.evaluation.predict import Prediction
+from util.runtime.errors import run_main
+
+
+def patch_labels(mask: np.ndarray, class_id: int, patch: int) -> np.ndarray:
+    """Evidence where each patch is labelled perfectly, by majority, and upsampled like the decoder's output."""
+    height, width = mask.shape
+    cover = cv2.resize((mask == class_id).astype(np.float32), (width // patch, height // patch),
+                       interpolation=cv2.INTER_AREA)
+    return cv2.resize((cover > 0.5).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR) - 0.5
+
+
+def any_object(mask: np.ndarray) -> np.ndarray:
+    """Evidence where every object is found perfectly and the name is not looked at."""
+    return ((mask > 0) & (mask != IGNORE)) - 0.5
+
+
+def predict(batch: EvalBatch, evidence_of) -> list[Prediction]:
+    """What ``evidence_of(mask, class id)`` says of each sample."""
+    predictions = []
+    for sample, image, valid, mask in zip(batch.samples, batch.images, batch.valid_sizes, batch.masks):
+        evidence = torch.from_numpy(evidence_of(mask, sample.class_id))
+        counts = Counts(*count(evidence > 0, torch.from_numpy(mask), sample.class_id).tolist())
+        predictions.append(Prediction(sample, image, valid, mask, evidence, None, counts))
+    return predictions
+
+
+def main() -> None:
+    path = configuration.ROOT / "config" / "shapes" / "esda.yaml"
+    patch = read_clip(configuration.load(Config, path, sys.argv[1:]).model.clip).visual["conv1.weight"].shape[-1]
+    kinds = {f"perfect {patch} px patches": lambda mask, c: patch_labels(mask, c, patch),
+             "perfect class-agnostic mask": lambda mask, _: any_object(mask)}
+    for label, evidence_of in kinds.items():
+        scores = []
+        for fold in range(FOLDS):
+            data = FoldData(configuration.load(Config, path, [*sys.argv[1:], f"fold={fold}"]))
+            result = evaluate(partial(predict, evidence_of=evidence_of), data.loader(data.draws()[0]), data.unseen,
+                              data.classes, "exhaustive", label=f"fold {fold}")
+            scores.append(result.scores["miou"])
+        print(f"{label}: mIoU {' '.join(f'{s:.1f}' for s in scores)}, mean {np.mean(scores):.1f}")
+
+
+if __name__ == "__main__":
+    run_main(main, WeightsError)
