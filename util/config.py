@@ -23,7 +23,7 @@ from util.options import GONE, Augment, Config, Data, Model  # noqa: F401  (the 
 from util.runtime.errors import UserError, require_file
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = ROOT / "config" / "base.yaml"    # written by `python -m util.options`; nothing reads it to find defaults
+BASE = ROOT / "config" / "base.yaml"    # written by `python -m util.config`; nothing reads it to find defaults
 LARGEST_FILE = 1_000_000                # bytes; a config has a few hundred
 Schema = TypeVar("Schema")
 
@@ -142,7 +142,7 @@ def options(schema: type, prefix: str = ""):
 def reference(dotted: bool = False) -> str:
     """Every option with its default and its reason: as a config file, or under the names of the command line."""
     lines = [] if dotted else [
-        "# Generated: python -m util.options > config/base.yaml. Options are declared in util/options.py.",
+        "# Generated: python -m util.config > config/base.yaml. Options are declared in util/options.py.",
         "# Every option, its default, unit and reason. The configs in config/*/ are a few lines laid over these",
         "# defaults, and key=value on the command line (train.lr=1e-3) over those. An unknown key stops the run."]
     section = None
@@ -362,3 +362,7 @@ def _show(value) -> str:
     except (RecursionError, ValueError):  # a whole number of more digits than Python prints
         return f"a {type(value).__name__} too large to print"
     return text if len(text) <= 120 else f"{text[:100]}..."
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

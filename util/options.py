@@ -1,6 +1,6 @@
 """Every option of the project: its type, default, bounds and reason, each declared once.
 
-    python -m util.options > config/base.yaml      after a change here: the same page as a config file
+    python -m util.config > config/base.yaml      after a change here: the same page as a config file
 
 A type lists the choices of an option that has some. util/config.py reads configs and the command line into these
 classes and rejects what is unknown, of another type or out of bounds. The defaults are the method as the paper
@@ -243,8 +243,3 @@ class Config:
             name = getattr(self, key)
             if "/" in name or name in (".", "..") or not name and key != "run":
                 raise UserError(f"{key}={name!r} names a folder of EXP/DATASET/ARCH/foldK/RUN/: one name without '/'")
-
-
-if __name__ == "__main__":
-    from util.config import reference
-    print(reference(), end="")

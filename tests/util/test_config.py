@@ -47,7 +47,7 @@ def complaint(*overrides: str, file: Path = ESDA) -> str:
 # Files
 
 def test_base_yaml_is_what_the_declarations_say():
-    assert BASE.read_text(encoding="utf-8") == reference(), "run: python -m util.options > config/base.yaml"
+    assert BASE.read_text(encoding="utf-8") == reference(), "run: python -m util.config > config/base.yaml"
     assert yaml.safe_load(reference()) == to_dict(Config()), "the page is a config that gives the defaults"
 
 

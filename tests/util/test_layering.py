@@ -11,10 +11,11 @@ FILES_A_FOLDER = 10  # .py files at most, __init__.py not counted
 MAY_IMPORT = {  # the longest prefix that fits a module counts: it may import these and what lies below its own prefix
     "model": (),
     "data": ("model", "util.config", "util.options", "util.runtime", "util.run.atomic"),
+    "data.shapes.pretrain": ("data", "model", "util.config", "util.runtime", "util.run"),  # it trains a CLIP
     "util.config": ("util.options", "util.runtime"),
     "util.options": ("util.runtime",),
     "util.runtime": (),
-    "util.run": ("util.config", "util.options", "util.runtime"),
+    "util.run": ("model", "util.config", "util.options", "util.runtime"),
     "util": ("data", "model", "util"),
 }
 
