@@ -1,5 +1,6 @@
 """Everything that one fold of one data set trains on and is tested on, as the config says."""
 from data.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, mean_colour, train_loader
+from data.files import overlap
 from data.folds import classes_of
 from data.index import read_index
 from data.loader import Loader
@@ -21,14 +22,18 @@ class FoldData:
         self.classes = classes_of(cfg.data)
         self.unseen = self.classes.unseen(cfg.fold)
         self.seen = self.classes.seen(cfg.fold)
-        self.index = read_index(cfg.data.root, cfg.data.val_list, len(self.classes.names))  # of the validation list
+        self.index = read_index(cfg.data.root, cfg.data.val_list, len(self.classes.names), cfg.dataset)  # validation
         self.fill = mean_colour(cfg.model.pixel_mean)
         self.fit = FITS[cfg.eval.fit]
 
     def training(self) -> tuple[Loader, TrainBatches, int]:
         """The loader, the sampler that decides which epoch it yields, and the number of images."""
         cfg, count = self.cfg, len(self.classes.names)
-        index = read_index(cfg.data.root, cfg.data.train_list, count)
+        index = read_index(cfg.data.root, cfg.data.train_list, count, cfg.dataset)
+        common = overlap(index.pairs, self.index.pairs)
+        if common:
+            raise UserError(f"{cfg.data.train_list}: {common} ({cfg.data.val_list}), so that scores would be of images "
+                            f"that were trained on; take them out of one of the two")
         images = train_images(index, self.classes, cfg.fold, cfg.data.min_pixels, cfg.data.train_classes)
         dataset = TrainDataset(cfg.data.root, index, images, count, cfg.model.size, self.fill, cfg.augment, cfg.seed)
         batches = TrainBatches(len(dataset), cfg.train.batch_size, cfg.train.epoch_samples, cfg.seed,

@@ -2,16 +2,19 @@
 
     python -m data.folds --config FILE [key=value ...]      the numbers of the data set's folds
 """
+import reprlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from data.files import read_text
 from util.config import Data, from_command_line
-from util.runtime.errors import UserError, require_file, run_main
+from util.runtime.errors import UserError, run_main
 
 FOLDS = 4
+MAX_BYTES = 1 << 20  # of a class file
 
 
 @dataclass(frozen=True)
@@ -30,35 +33,34 @@ class Classes:
         naming: ``annotation`` calls the classes of the file's ``annotation_names`` {name: name in the annotation
             files} so; where the file has none, its names are the annotation's own.
         """
-        require_file(path, "data.classes should name a YAML file with the class names and folds")
-        try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            names, written = [str(name) for name in content["classes"]], content["folds"]
-            annotated = content.get("annotation_names", {})
-        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: should hold 'classes' (a list of names) and 'folds': {error}") from None
-        if len(set(names)) != len(names):
-            raise UserError(f"{path}: a class name stands twice in 'classes'")
-        if not 1 <= len(names) <= 254:
-            raise UserError(f"{path}: {len(names)} classes; a mask can hold 1 to 254 (0 is background, 255 ignored)")
+        content = _read_yaml(path)
+        names, written, annotated = content["classes"], content["folds"], content.get("annotation_names", {})
+        _check_names(path, names)
         rule = written if rule == "file" else rule
         ids = range(1, len(names) + 1)
         if rule in ("contiguous", "interleaved"):
             if len(names) % FOLDS:
-                raise UserError(f"{path}: {len(names)} classes do not divide into {FOLDS} folds; list the folds by name")
+                raise UserError(f"{path}: {len(names)} classes do not divide into {FOLDS} folds; list the folds by "
+                                f"name")
             size = len(names) // FOLDS
             folds = [ids[i * size:(i + 1) * size] if rule == "contiguous" else ids[i::FOLDS] for i in range(FOLDS)]
-        elif isinstance(rule, list) and all(isinstance(fold, list) for fold in rule):
-            for name in (name for fold in rule for name in fold):
-                if name not in names:
-                    raise UserError(f"{path}: 'folds' names {name!r}, which is not in 'classes'")
+        elif isinstance(rule, list) and rule and all(isinstance(fold, list) and fold for fold in rule):
+            fold_of = {}
+            for number, name in ((number, name) for number, fold in enumerate(rule) for name in fold):
+                if not isinstance(name, str) or name not in names:
+                    raise UserError(f"{path}: fold {number} names {_short(name)}, which is not in 'classes'")
+                if name in fold_of:
+                    raise UserError(f"{path}: {name!r} is in fold {fold_of[name]} and in fold {number}; list it once")
+                fold_of[name] = number
             folds = [[names.index(name) + 1 for name in fold] for fold in rule]
         else:
-            raise UserError(f"{path}: folds={rule!r} should be contiguous, interleaved or a list of lists of names")
+            raise UserError(f"{path}: 'folds' is {_short(rule)} and should be contiguous, interleaved or a list of "
+                            f"lists of names, none of them empty")
         if naming == "annotation":
             if not isinstance(annotated, dict) or not annotated.keys() <= set(names):
-                raise UserError(f"{path}: 'annotation_names' should give names of 'classes' another: {annotated}")
-            names = [str(annotated.get(name, name)) for name in names]
+                raise UserError(f"{path}: 'annotation_names' should give another name to some of 'classes'")
+            names = [annotated.get(name, name) for name in names]
+            _check_names(path, names)
         return Classes(names, tuple(tuple(fold) for fold in folds))
 
     def unseen(self, fold: int) -> tuple[int, ...]:
@@ -74,6 +76,41 @@ class Classes:
 
     def name(self, class_id: int) -> str:
         return self.names[class_id - 1]
+
+
+def _read_yaml(path: str | Path) -> dict:
+    """The file's mapping with every value as text: `no`, `1` and dates are names here, too."""
+    text = read_text(path, "data.classes should name a YAML file with the class names and folds", MAX_BYTES)
+    try:
+        top = yaml.compose(text, yaml.BaseLoader)
+        keys = [key.value for key, _ in top.value] if isinstance(top, yaml.MappingNode) else []
+        content = yaml.load(text, yaml.BaseLoader)
+        if not {"classes", "folds"} <= set(keys):
+            raise UserError(f"{path}: should hold 'classes' (a list of names) and 'folds'")
+        if len(set(keys)) != len(keys):
+            raise UserError(f"{path}: a key is given twice; keep one of them")
+    except (yaml.YAMLError, RecursionError, TypeError) as error:
+        raise UserError(f"{path}: not valid YAML: {str(error)[:300] or 'nested too deeply'}") from None
+    return content
+
+
+def _short(value) -> str:
+    """``value`` for a message; YAML's aliases can make it huge."""
+    return f"{reprlib.repr(value):.100}"
+
+
+def _check_names(path: str | Path, names) -> None:
+    """Raise UserError unless these are 1 to 254 names, each of its own even where case does not count, as in CLIP."""
+    if not isinstance(names, list) or not 1 <= len(names) <= 254:
+        count = f"{len(names)} classes" if isinstance(names, list) else _short(names)
+        raise UserError(f"{path}: {count} where 'classes' should list 1 to 254 names (0 is background, 255 ignored)")
+    first = {}
+    for number, name in enumerate(names, start=1):
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise UserError(f"{path}: class {number} is {_short(name)} and should be a name")
+        same = first.setdefault(" ".join(name.lower().split()), number)
+        if same != number:
+            raise UserError(f"{path}: {_short(name)} is listed twice, as class {same} and as class {number}")
 
 
 def classes_of(options: Data) -> Classes:

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.files import read_lines, shown
 from data.folds import Classes, classes_of
 from data.index import Index, read_index
 from util.config import Config, from_command_line
-from util.runtime.errors import UserError, require_file, run_main
+from util.runtime.errors import UserError, run_main
 
 
 class Sample(NamedTuple):
@@ -48,7 +49,10 @@ def train_images(index: Index, classes: Classes, fold: int, min_pixels: int, whi
     classes and ignores the unseen classes' pixels; ``all`` learns from every class.
     """
     unseen = list(classes.unseen(fold))
-    allowed = np.array(range(1, len(classes.names) + 1) if which == "all" else classes.seen(fold))
+    allowed = np.array(range(1, len(classes.names) + 1) if which == "all" else classes.seen(fold), int)
+    if not allowed.size:
+        raise UserError(f"fold {fold} holds back every class ({', '.join(classes.names)}), so that none is left to train "
+                        f"on; give data.classes more classes or smaller folds")
     good = (index.pixels[:, allowed] >= min_pixels).any(axis=1)
     if which == "seen":
         good &= index.pixels[:, unseen].sum(axis=1) == 0
@@ -116,7 +120,8 @@ def _not_empty(samples, index: Index, class_ids, min_pixels: int):
 
 def write_manifest(samples: list[Sample], index: Index, classes: Classes, remark: str) -> str:
     """The text of a manifest."""
-    lines = [f"{index.pairs[s.row][1]} {s.class_id} {classes.name(s.class_id)}" for s in samples]
+    fields = [(index.pairs[s.row][1], str(s.class_id), classes.name(s.class_id)) for s in samples]
+    lines = [("\t" if " " in mask else " ").join((mask, *rest)) for mask, *rest in fields]
     return "\n".join([f"# {remark}", "# mask, class id, class name", *lines]) + "\n"
 
 
@@ -126,21 +131,16 @@ def read_manifest(path: str | Path, index: Index, classes: Classes, allowed: tup
     Raises UserError, naming the line, for a mask that is not in the index's list, for a class that is not one of the
     ``allowed`` ids or has another name here, and for a class that the mask does not show.
     """
-    require_file(path, "eval.manifest names a file that python -m data.samples made")
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # with or without a byte order mark
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not a text file in UTF-8; eval.manifest names a file that python -m data.samples made"
-                        ) from None
+    lines = read_lines(path, "eval.manifest names a file that python -m data.samples made")
     rows = {mask: row for row, (_, mask) in enumerate(index.pairs)}
     samples = []
-    for number, line in enumerate(lines, start=1):
-        parts = line.split(maxsplit=2)
-        if not parts or parts[0].startswith("#"):
+    for number, line in lines:
+        parts = line.split("\t") if "\t" in line else line.split(maxsplit=2)
+        if parts[0].startswith("#"):
             continue
         where = f"{path}:{number}"
         if len(parts) != 3 or not (parts[1].isascii() and parts[1].isdecimal()):
-            raise UserError(f"{where}: {line!r} should be a mask, a class id and the class's name")
+            raise UserError(f"{where}: {shown(line)} should be a mask, a class id and the class's name")
         mask, class_id, name = parts[0], int(parts[1]), parts[2].strip()
         if mask not in rows:
             raise UserError(f"{where}: {mask} is not in {index.list_file}; the manifest belongs to another list")
@@ -160,7 +160,7 @@ def read_manifest(path: str | Path, index: Index, classes: Classes, allowed: tup
 def main() -> None:
     cfg = from_command_line(sys.argv[1:])
     classes = classes_of(cfg.data)
-    index = read_index(cfg.data.root, cfg.data.val_list, len(classes.names))
+    index = read_index(cfg.data.root, cfg.data.val_list, len(classes.names), cfg.dataset)
     samples = draw_samples(cfg, index, classes)[0]
     remark = (f"{cfg.dataset} fold {cfg.fold}, {cfg.eval.protocol}, {len(samples)} samples of {cfg.data.val_list}, "
               f"classes from {cfg.data.min_pixels} px on, seed {cfg.eval.seed}")

@@ -9,52 +9,61 @@ DIR holds the archives as downloaded, or what was unpacked from them. Images are
 work can be stopped at any time; the same command goes on with it.
 """
 import argparse
-import importlib
 import json
 import shlex
 import signal
 import sys
 from pathlib import Path
 
+from data.files import read_bytes, write_changed
 from data.prepare import coco, pascal
 from data.prepare.archives import locate, open_piece
 from data.prepare.download import Remote, by_hand, download
-from data.prepare.workers import write_changed
+from data.prepare.published import STAMP
 from model.clip.source import SHA256, URL
 from util.runtime.errors import UserError, run_main
 
 SETS = {"pascal": pascal, "coco": coco}
 CLIP = Remote(URL, hash=f"sha256:{SHA256}")
-NEEDS = {"pascal": {"scipy": "SBD's .mat files"}, "coco": {"pycocotools": "COCO's annotations"}}
-STAMP = "prepared.json"
 
 
-def prepare(name: str, root: Path, sources: list[Path], fetch: bool, any_archive: bool, options: dict[str, str]) -> None:
+def prepare(name: str, root: Path, sources: list[Path], fetch: bool, any_archive: bool, options: dict[str, str]):
     """Make data set ``name`` under ``root`` as the module's docstring says. Raises UserError."""
     module = SETS[name]
     made_with = {"dataset": name, **options}
     stamp = root / STAMP
     if stamp.is_file():
-        try:
-            before = json.loads(stamp.read_text())
-            before = {"made_with": before["made_with"], "finished": before["finished"]}
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{stamp}: not readable, so that nobody knows how the masks there were made; remove "
-                            f"{root} or give another folder with --out") from None
-        if before["made_with"] != made_with:
-            raise UserError(f"{root}: the masks there were made with {before['made_with']}, which is not what is asked for "
-                            f"now; give another folder with --out, or remove that one")
-        if before["finished"] and not sources and not fetch:
+        before, finished = _read_stamp(stamp, root)
+        if before != made_with:
+            raise UserError(f"{root}: the masks there were made with {_said(before)}, not {_said(made_with)}; give its "
+                            f"options, or another folder with --out, or remove that one")
+        if finished and not sources and not fetch:
             print(f"{root} is finished already; python -m data.verify {name} checks it")
             return
-    _require(name)
+    module.require(options)
     found = _find(module.PIECES, [*sources, root / "archives"], name, fetch, root)
     archives = [open_piece(piece, path, not any_archive) for piece, path in found]
-    if not stamp.is_file():
-        _stamp(stamp, made_with, False)
+    _stamp(stamp, made_with, False)  # a source that has changed makes masks anew, so it is not finished until the end
     module.prepare(root, archives, options)
     _stamp(stamp, made_with, True)
     print(f"{root} is ready. Next:\n  python -m data.verify {name}\n  bash train.sh {name} 0")
+
+
+def _read_stamp(stamp: Path, root: Path) -> tuple[dict[str, str], bool]:
+    """The options that the set was made with, and whether it is finished."""
+    try:
+        content = json.loads(read_bytes(stamp))
+        made_with, finished = content["made_with"], content["finished"]
+        if made_with["dataset"] == "coco":
+            made_with = {"dataset": "coco", "masks": "pycocotools", **made_with}  # before there was a choice
+        return made_with, finished is True
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{stamp}: not readable, so that nobody knows how the masks there were made; remove {root} or "
+                        f"give another folder with --out") from None
+
+
+def _said(made_with: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in made_with.items())
 
 
 def _find(pieces, sources: list[Path], name: str, fetch: bool, root: Path):
@@ -75,15 +84,6 @@ def _find(pieces, sources: list[Path], name: str, fetch: bool, root: Path):
         raise UserError(f"{', '.join(piece.remote.name for piece in missing)}: neither packed nor unpacked in "
                         f"{', '.join(map(str, sources))}")
     return found
-
-
-def _require(name: str) -> None:
-    for package, why in NEEDS[name].items():
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            raise UserError(f"{package} reads {why} and is not installed; {sys.executable} -m pip install -r "
-                            f"data/requirements.txt") from None
 
 
 def _stamp(path: Path, made_with: dict, finished: bool) -> None:
@@ -108,11 +108,7 @@ def main() -> None:
     for source in given.source:
         if not source.is_dir():
             raise UserError(f"{source}: no such folder; --source names the folder that the archives lie in")
-    known = SETS[given.dataset].OPTIONS
-    for name in coco.OPTIONS:
-        if getattr(given, name) and name not in known:
-            raise UserError(f"--{name} is a question of COCO's annotations only; leave it away")
-    options = {name: getattr(given, name) or choices[0] for name, choices in known.items()}
+    options = SETS[given.dataset].choose({name: getattr(given, name) for name in coco.OPTIONS})
     prepare(given.dataset, given.out or Path("data/sets") / given.dataset, given.source, given.download,
             given.any_archive, options)
 

@@ -1,6 +1,9 @@
-"""The official archives, packed or already unpacked, behind one interface: names of members, and where they shall lie."""
+"""The official archives, packed or already unpacked, behind one interface: names of members, and where they go."""
+import filecmp
 import os
+import re
 import shutil
+import stat
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -9,38 +12,71 @@ from functools import partial
 from pathlib import Path
 
 from data.prepare.download import Remote, by_hand
-from data.prepare.workers import REMEDY, clear_leftovers
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError
 from util.runtime.progress import progress
 from util.runtime.workers import map_in_processes
 
 DEPTH = 4  # folders below --source in which an archive or its contents are looked for
+REMEDY = "free some space, then start the same command again: what is whole is kept"
+MEMBER = 1 << 30  # bytes of the largest member that is unpacked; COCO's annotations have 332 MB
+
+
+def inside(root: Path, name: str) -> Path:
+    """Where the file that an archive, a list or an annotation calls ``name`` goes below ``root``. Only this decides it.
+
+    Raises UserError for a name that may lead elsewhere (absolute, with a drive letter, a backslash or "..") and for one
+    that is empty, unprintable or too long.
+    """
+    parts = name.split("/") if isinstance(name, str) else []
+    if (not parts or not name.isprintable() or "\\" in name or re.match(r"[A-Za-z]:", name) or len(name) > 1000
+            or any(part in ("", ".", "..") or len(part.encode(errors="replace")) > 255 for part in parts)):
+        raise UserError(f"{name!a:.120}: not a name below {root}, so it is not written; the source is not the official "
+                        f"one")
+    return Path(root).joinpath(*parts)
+
+
+def clear_leftovers(targets: Iterable[Path]) -> None:
+    """Remove what a process that was killed left half-written beside ``targets``."""
+    for folder in {target.parent for target in targets}:
+        if folder.is_dir():
+            for leftover in folder.glob(".*.part"):
+                leftover.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """An archive of a data set, and how its contents are told when they are already unpacked.
+    """An archive of a data set, and how its contents are recognised when they are already unpacked.
 
     prefix: the folder inside the archive that the members' names are counted from.
     marks: glob patterns below that folder that all match something where it has been unpacked.
+    other: a regular expression for the names of folders that look alike but are not it.
     """
     remote: Remote
     prefix: str
     marks: tuple[str, ...]
+    other: str = r"(?!)"
 
 
 class Archive:
     """Members of one piece by their names below its prefix. ``sizes``: {name: bytes}. Raises UserError if cut short."""
     sizes: dict[str, int]
 
-    def extract(self, wanted: dict[str, Path], label: str) -> None:
-        """Put each member of ``wanted`` (name -> target) in its place; what is there in its full size stays."""
-        clear_leftovers(wanted.values())
-        missing = {name: target for name, target in wanted.items()
-                   if not target.is_file() or target.stat().st_size != self.sizes[name]}
+    def extract(self, root: Path, wanted: dict[str, str], label: str, exact: bool = False) -> None:
+        """Put each member of ``wanted`` (name -> path below ``root``) in its place.
+
+        What is there in its full size stays. exact: only what has the same bytes stays; for what masks are made from.
+        Raises UserError for a path outside ``root``.
+        """
+        targets = {name: inside(root, path) for name, path in wanted.items()}
+        clear_leftovers(targets.values())
+        missing = {name: target for name, target in targets.items()
+                   if exact or not target.is_file() or target.stat().st_size != self.sizes[name]}
+        for name in missing:
+            if self.sizes[name] > MEMBER:
+                raise UserError(f"{name}: has {self.sizes[name]:,} bytes, more than any file of the official archive")
         for folder in {target.parent for target in missing.values()}:
-            _guarded(lambda: folder.mkdir(parents=True, exist_ok=True), folder)
+            _guarded(partial(folder.mkdir, parents=True, exist_ok=True), folder)
         if missing:
             self._extract(missing, label)
 
@@ -57,7 +93,8 @@ class Folder(Archive):
 
     def _extract(self, wanted, label):
         for name, target in progress(wanted.items(), label, len(wanted)):
-            _guarded(partial(link, self.path / name, target), target)
+            if not (target.is_file() and filecmp.cmp(self.path / name, target, shallow=False)):
+                _guarded(partial(link, self.path / name, target), target)
 
 
 class Tar(Archive):
@@ -72,10 +109,10 @@ class Tar(Archive):
         with _whole(self.path), tarfile.open(self.path) as tar:
             chosen = ((name, member) for name, member in self._members(tar) if name in wanted)
             for name, member in progress(chosen, label, len(wanted)):
-                write_bytes_atomically(wanted[name], tar.extractfile(member).read(), REMEDY, durable=False)
+                _write(wanted[name], tar.extractfile(member).read())
 
     def _members(self, tar: Iterable[tarfile.TarInfo]) -> Iterator[tuple[str, tarfile.TarInfo]]:
-        """The files below the prefix, and their names there."""
+        """The files below the prefix, and their names there; links and devices are none of the official archives'."""
         for member in tar:
             name = member.name.removeprefix("./")
             if member.isfile() and name.startswith(self.prefix):
@@ -89,7 +126,8 @@ class Zip(Archive):
         self.path, self.prefix = path, prefix
         with _whole(path), zipfile.ZipFile(path) as file:
             self.sizes = {info.filename.removeprefix(prefix): info.file_size for info in file.infolist()
-                          if info.filename.startswith(prefix) and not info.is_dir()}
+                          if info.filename.startswith(prefix) and not info.is_dir()
+                          and stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)}
 
     def _extract(self, wanted, label):
         pairs = list(wanted.items())
@@ -101,7 +139,12 @@ class Zip(Archive):
 def _unzip(path: Path, prefix: str, pairs: list[tuple[str, Path]]) -> None:
     with _whole(path), zipfile.ZipFile(path) as file:
         for name, target in pairs:
-            write_bytes_atomically(target, file.read(prefix + name), REMEDY, durable=False)
+            _write(target, file.read(prefix + name))
+
+
+def _write(target: Path, data: bytes) -> None:
+    if not (target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data):
+        write_bytes_atomically(target, data, REMEDY, durable=False)
 
 
 def locate(piece: Piece, sources: list[Path], out: Path) -> Path | None:
@@ -112,9 +155,10 @@ def locate(piece: Piece, sources: list[Path], out: Path) -> Path | None:
     archive = None
     for source in sources:
         for folder, _, files in _walk(source, out):
-            if all(next(folder.glob(mark), None) for mark in piece.marks):
+            if (all(next(folder.glob(mark), None) for mark in piece.marks)
+                    and not re.fullmatch(piece.other, folder.resolve().name)):
                 return folder
-            if archive is None and piece.remote.name in files:
+            if archive is None and piece.remote.name in files and (folder / piece.remote.name).is_file():
                 archive = folder / piece.remote.name
     return archive
 
@@ -164,11 +208,13 @@ def _walk(source: Path, out: Path) -> Iterator[tuple[Path, list[str], list[str]]
         yield Path(folder), folders, files
 
 
-def _files(folder: Path) -> Iterator[os.DirEntry]:
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[os.DirEntry]:
+    """The regular files below ``folder``; a link to a folder above itself is not followed again."""
+    above = (*above, folder.resolve())
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir():
-                yield from _files(Path(entry.path))
+            if entry.is_dir() and Path(entry.path).resolve() not in above:
+                yield from _files(Path(entry.path), above)
             elif entry.is_file():
                 yield entry
 

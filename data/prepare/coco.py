@@ -1,22 +1,25 @@
 """COCO-20i's masks and lists from the instance annotations of COCO 2014."""
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from data.prepare.archives import Archive, Piece
+from data.files import MAX_PIXELS, read_bytes, write_lists
+from data.folds import Classes
+from data.prepare.archives import Archive, Piece, inside
 from data.prepare.download import Remote
-from data.prepare.workers import make_masks, write_lists
+from data.prepare.masks import make_masks
+from data.prepare.published import coco_val_order
+from util.config import ROOT
 from util.runtime.errors import UserError
 
 SPLITS = ("train2014", "val2014")
-
-HSNET = ((26_052, 35_783), (15_305, 17_912), (13_138, 14_563), (12_640, 14_315))  # its interleaved validation lists
-HSNET_WHY = ("HSNet's lists; its masks are not ours: public scripts differ in what they paint where instances overlap and "
-             "for crowds, and in the area from which a class counts, which moves both images and pairs")
+CLASSES = ROOT / "lists/coco/classes.yaml"
 
 
 def _images_piece(split: str, size: int) -> Piece:
@@ -25,113 +28,201 @@ def _images_piece(split: str, size: int) -> Piece:
 
 ANNOTATIONS = Piece(Remote("http://images.cocodataset.org/annotations/annotations_trainval2014.zip", 252_872_794),
                     "annotations/", tuple(f"instances_{split}.json" for split in SPLITS))
-OPTIONS = {"overlap": ("larger_first", "file_order"), "crowd": ("ignore", "class")}  # the first is the default
 PIECES = (_images_piece("train2014", 13_510_573_713), _images_piece("val2014", 6_645_013_297), ANNOTATIONS)
-CLASSES = 80
+OPTIONS = {"masks": ("published", "pycocotools"),       # the first is the default
+           "overlap": ("larger_first", "file_order"), "crowd": ("ignore", "class")}     # of pycocotools' masks
+JSON_LIMIT = 1 << 32    # bytes; the official training annotations have 332 MB
+OUTSIDE = 0.1           # how far a corner may lie outside its image, in longer sides: beyond, it is another image's
+PIP = "python -m pip install 'pycocotools>=2.0.8,<3'"
 
 
 class Annotated(NamedTuple):
-    """An image and its instances, each (class 1..80, whether it is a crowd, segmentation)."""
+    """An image and its instances, each (class 1..80, whether it is a crowd, segmentation), in the file's order."""
     name: str
     height: int
     width: int
     instances: list[tuple[int, bool, list | dict]]
+    id: int = 0
+
+
+def choose(given: dict[str, str | None]) -> dict[str, str]:
+    """The options of :func:`draw` from those of the command line; overlap or crowd alone mean pycocotools' masks."""
+    asked = [name for name in ("overlap", "crowd") if given[name]]
+    masks = given["masks"] or ("pycocotools" if asked else "published")
+    if masks == "published":
+        if asked:
+            raise UserError(f"--{asked[0]} is a choice of --masks pycocotools; the published masks leave none")
+        return {"masks": masks}
+    return {"masks": masks, **{name: given[name] or OPTIONS[name][0] for name in ("overlap", "crowd")}}
+
+
+def require(options: dict[str, str]) -> None:
+    """Raise UserError where a package is missing."""
+    if options["masks"] == "pycocotools":
+        _pycocotools()
 
 
 def prepare(root: Path, archives: list[Archive], options: dict[str, str]) -> None:
     """Images, masks and lists of COCO-20i under ``root``: every image of a split, those without annotation too.
 
-    options: overlap and crowd, see :func:`draw`. Raises UserError for a file that is missing or wrong.
+    The validation list has the published order (lists/coco/val_order.txt.gz), on which the episodic protocol's samples
+    depend; images that it lacks come after, in the annotations' order. The training list goes by name.
+    options: see :func:`choose`. Raises UserError for a file that is missing or wrong.
     """
     train, val, annotations = archives
-    files = {split: root / "annotations" / f"instances_{split}.json" for split in SPLITS}
-    for split, file in files.items():
-        if file.name not in annotations.sizes:
-            raise UserError(f"{ANNOTATIONS.remote.name}: holds no {file.name}; fetch it again")
-    annotations.extract({file.name: file for file in files.values()}, "annotations")
+    names = {split: f"instances_{split}.json" for split in SPLITS}
+    for name in names.values():
+        if name not in annotations.sizes:
+            raise UserError(f"{ANNOTATIONS.remote.name}: holds no {name}; fetch it again")
+    annotations.extract(root, {name: f"annotations/{name}" for name in names.values()}, "annotations", exact=True)
+    order = {number: place for place, number in enumerate(coco_val_order())}
     for split, archive, part in zip(SPLITS, (train, val), ("train", "val")):
-        images = read_instances(files[split])
+        images = read_instances(root / "annotations" / names[split])
         lacking = sorted(name for name in images if name not in archive.sizes)
         if lacking:
-            raise UserError(f"{split}: {len(lacking)} of {len(images)} images are not in the source, such as {lacking[0]}; "
-                            f"unpack or fetch it again")
-        archive.extract({name: root / split / name for name in images}, f"{split} images")
-        jobs = [(root / "masks" / split / f"{Path(name).stem}.png", image) for name, image in sorted(images.items())]
-        make_masks(partial(draw, overlap=options["overlap"], crowd=options["crowd"]), jobs, f"{split} masks")
-        write_lists(root, {part: [(f"{split}/{name}", f"masks/{split}/{Path(name).stem}.png") for name in sorted(images)]})
+            raise UserError(f"{split}: {len(lacking)} of {len(images)} images are not in the source, such as "
+                            f"{lacking[0]}; unpack or fetch it again")
+        archive.extract(root, {name: f"{split}/{name}" for name in images}, f"{split} images")
+        masks = {name: f"masks/{split}/{Path(name).stem}.png" for name in images}
+        make_masks(partial(draw, **options), _source, json.dumps(options),
+                   [(inside(root, masks[name]), image) for name, image in images.items()], f"{split} masks")
+        listed = sorted(images)
+        if part == "val":
+            listed = sorted(images, key=lambda name: order.get(images[name].id, len(order)))
+        write_lists(root, {part: [(f"{split}/{name}", masks[name]) for name in listed]})
+
+
+def _source(image: Annotated) -> bytes:
+    """All that a mask follows from."""
+    return json.dumps([image.height, image.width, image.instances]).encode()
 
 
 def read_instances(file: Path) -> dict[str, Annotated]:
-    """{file name: Annotated} of an instances JSON. A class is the rank of its category's id, so that ids with gaps
-    become 1..80. Raises UserError for a file of another kind.
+    """{file name: Annotated} of an instances JSON, in its order. A class is the rank of its category's id, so that ids
+    with gaps become 1..80. Raises UserError for a file of another kind and for one whose parts contradict each other.
     """
     try:
-        content = json.loads(file.read_bytes())
-        ranks = {c: rank for rank, c in enumerate(sorted(c["id"] for c in content["categories"]), start=1)}
+        content = json.loads(read_bytes(file, limit=JSON_LIMIT))
+        ranks = _ranks(content["categories"])
         instances = defaultdict(list)
         for a in content["annotations"]:
+            if a.get("iscrowd", 0) not in (0, 1):
+                raise ValueError(f"iscrowd is {a['iscrowd']!r:.40}")
             instances[a["image_id"]].append((ranks[a["category_id"]], bool(a.get("iscrowd", 0)), a["segmentation"]))
-        return {image["file_name"]: Annotated(image["file_name"], image["height"], image["width"], instances[image["id"]])
-                for image in content["images"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        images, stems, ids = {}, set(), set()
+        for entry in content["images"]:
+            name, height, width, number = (entry[key] for key in ("file_name", "height", "width", "id"))
+            if not all(type(v) is int and v > 0 for v in (height, width)) or height * width > MAX_PIXELS:
+                raise ValueError(f"image {name!r:.80} is {width!r:.20}x{height!r:.20}")
+            if not isinstance(name, str) or "/" in name or inside(file.parent, name).stem in stems:
+                raise ValueError(f"image {name!r:.80} lies in a folder or is listed twice")
+            if number in ids:
+                raise ValueError(f"two images have the id {number!r:.40}")
+            stems.add(Path(name).stem)
+            ids.add(number)
+            images[name] = Annotated(name, height, width, instances.pop(number, []), number)
+        if instances:
+            raise ValueError(f"image {next(iter(instances))!r:.40} has annotations but is not among the images")
+        return images
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UserError(f"{file}: not the instance annotations of COCO ({reason}); fetch the archive again") from None
+        raise UserError(f"{file}: not the instance annotations of COCO ({reason:.300}); fetch the archive "
+                        f"again") from None
 
 
-def known(root: Path, cfg, train: int, val: int, folds: list[list]) -> list[tuple]:
-    """Counts of what is under ``root`` beside the published ones, as data.verify's figures."""
-    why = "COCO 2014; an incomplete archive"
-    figures = [("lines of the training list", train, 82_783, True, why), ("lines of the validation list", val, 40_504, True, why)]
-    if cfg.data.folds != "contiguous":
-        for fold, (images, pairs) in enumerate(HSNET):
-            _, _, our_images, our_pairs, _ = folds[fold]
-            figures += [(f"test images of fold {fold}", our_images, images, False, HSNET_WHY),
-                        (f"test pairs of fold {fold}", our_pairs, pairs, False, HSNET_WHY)]
-    return figures
+def _ranks(categories: list[dict]) -> dict[int, int]:
+    """{category id: class}. Raises ValueError unless the categories are COCO's 80."""
+    names = {c["id"]: c["name"] for c in categories}
+    known = Classes.read(CLASSES).names
+    if len(categories) != len(names) or [names[i] for i in sorted(names)] != known:
+        raise ValueError(f"its {len(categories)} categories are not COCO's {len(known)}, each once")
+    return {number: rank for rank, number in enumerate(sorted(names), start=1)}
 
 
-def draw(image: Annotated, overlap: str, crowd: str) -> np.ndarray:
+# Masks
+
+def draw(image: Annotated, masks: str, overlap: str = "", crowd: str = "") -> np.ndarray:
     """One image's instances to (H, W) uint8 of 0, 1..80 and 255.
 
-    overlap: where instances overlap, larger_first paints the larger first, so that the smaller stays visible (of
-        equal ones the later in the file); file_order paints as the file has them, as some public scripts do.
-    crowd: ignore paints regions that annotate a crowd as 255, below every instance; class paints them as instances.
+    masks: ``published`` paints as the masks under the published lists were made: in the file's order, without crowds,
+        polygons filled by OpenCV on rounded corners. ``pycocotools`` fills them by that library's rule:
+    overlap: ``larger_first`` paints the larger first, so that the smaller stays visible (of equal ones the later in the
+        file); ``file_order`` paints as the file has them.
+    crowd: ``ignore`` paints crowds as 255, below every instance; ``class`` paints them as instances.
     """
-    from pycocotools import mask as rle
+    try:
+        return _published(image) if masks == "published" else _by_pycocotools(image, overlap, crowd)
+    except UserError:
+        raise
+    except Exception as error:  # numpy, OpenCV and pycocotools raise many kinds for what is no annotation
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{image.name}: an annotation is not readable or does not fit the image of "
+                        f"{image.width}x{image.height} ({reason:.200}); fetch the archive again") from None
+
+
+def _published(image: Annotated) -> np.ndarray:
+    mask = np.zeros((image.height, image.width), np.uint8)
+    for class_id, is_crowd, segmentation in image.instances:
+        if is_crowd:
+            continue
+        if isinstance(segmentation, dict):
+            mask[_region(segmentation, image)] = class_id
+        else:
+            for polygon in _polygons(segmentation, image):  # one by one: together, they leave holes where two overlap
+                cv2.fillPoly(mask, [np.rint(polygon).astype(np.int32)], class_id)
+    return mask
+
+
+def _by_pycocotools(image: Annotated, overlap: str, crowd: str) -> np.ndarray:
+    rle = _pycocotools()
     painted = []
     for class_id, is_crowd, segmentation in image.instances:
-        try:
-            code = _encode(segmentation, image.height, image.width, rle)
-            shape = code and tuple(code["size"])
-        except Exception as error:  # pycocotools raises many kinds for what is not an annotation
-            raise _unreadable(image, error) from None
-        if code is None:  # nothing is annotated, or too little to have an area
-            continue
-        if shape != (image.height, image.width):
-            raise UserError(f"{image.name}: an annotation is {shape[1]}x{shape[0]}, the image {image.width}x{image.height}; "
-                            f"fetch the archive again")
+        if isinstance(segmentation, dict):
+            code = rle.encode(np.asfortranarray(_region(segmentation, image), np.uint8))
+        else:
+            polygons = [polygon.ravel().tolist() for polygon in _polygons(segmentation, image)]
+            if not polygons:  # nothing is annotated, or too little to have an area
+                continue
+            code = rle.merge(rle.frPyObjects(polygons, image.height, image.width))
         ignored = is_crowd and crowd == "ignore"
         rank = -int(rle.area(code)) if overlap == "larger_first" else 0
         painted.append((not ignored, rank, 255 if ignored else class_id, code))
     painted.sort(key=lambda item: item[:2])  # crowds to be ignored first; a stable sort keeps the file's order
     mask = np.zeros((image.height, image.width), np.uint8, order="F")  # as pycocotools decodes: twice as fast
     for *_, label, code in painted:
-        try:
-            mask[rle.decode(code).view(bool)] = label
-        except ValueError as error:
-            raise _unreadable(image, error) from None
+        mask[rle.decode(code).view(bool)] = label
     return np.ascontiguousarray(mask)
 
 
-def _unreadable(image: Annotated, error: Exception) -> UserError:
-    return UserError(f"{image.name}: an annotation is not readable ({error}); fetch the archive again")
+def _polygons(segmentation: list, image: Annotated) -> Iterator[np.ndarray]:
+    """Each polygon as (n, 2) float corners x, y. Two corners or fewer have no area and are left out.
+
+    Raises ValueError for corners far outside the image or not in pairs.
+    """
+    reach = OUTSIDE * max(image.height, image.width)
+    for numbers in segmentation:
+        corners = np.array(numbers, np.float64).reshape(-1, 2)
+        if not ((corners >= -reach) & (corners <= np.array([image.width, image.height]) + reach)).all():  # NaN neither
+            raise ValueError("a corner lies outside")
+        if len(corners) >= 3:
+            yield corners
 
 
-def _encode(segmentation, height: int, width: int, rle):
-    """Polygons, uncompressed or compressed RLE to compressed RLE; None where nothing is annotated."""
-    if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            return rle.frPyObjects(segmentation, height, width)
-        return segmentation
-    polygons = [p for p in segmentation if len(p) >= 6]  # three corners; pycocotools takes four numbers for a box
-    return rle.merge(rle.frPyObjects(polygons, height, width)) if polygons else None
+def _region(segmentation: dict, image: Annotated) -> np.ndarray:
+    """(H, W) bool of a run-length code: runs of 0 and 1 in turn, down the columns. Compressed ones need pycocotools."""
+    if segmentation["size"] != [image.height, image.width]:
+        raise ValueError(f"its size is {segmentation['size']!r:.40}")
+    counts = segmentation["counts"]
+    if not isinstance(counts, list):
+        return _pycocotools().decode(segmentation).astype(bool)
+    if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != image.height * image.width:
+        raise ValueError("its runs do not fill the image")
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(image.width, image.height).T
+
+
+def _pycocotools():
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise UserError(f"pycocotools draws these masks and is not installed: {PIP}") from None
+    return mask

@@ -7,9 +7,10 @@ image is held out follows from its name alone, so that more images leave the ear
 """
 import argparse
 import hashlib
+import unicodedata
 from pathlib import Path
 
-from data.prepare.workers import write_lists
+from data.files import write_lists
 from util.runtime.errors import UserError, run_main
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
@@ -17,7 +18,7 @@ STEPS = 1 << 32
 
 
 def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
-    """(image, mask) paths relative to ``root`` in the order of their names. Raises UserError for what has no partner."""
+    """(image, mask) paths below ``root`` in the order of their names. Raises UserError for what has no partner."""
     found = []
     for folder, kinds in ((images, IMAGES), (masks, {".png"})):
         if not (root / folder).is_dir():
@@ -25,17 +26,19 @@ def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
         files = {}
         for file in sorted((root / folder).iterdir()):
             if file.suffix.lower() in kinds and not file.name.startswith("."):
-                if file.stem in files:
-                    raise UserError(f"{file}: {files[file.stem].name} has the same name; a mask belongs to one image")
-                if len(file.name.split()) > 1:
-                    raise UserError(f"{file}: a space in the name; lists part image and mask by one, so rename it")
-                files[file.stem] = file
+                if not str(file).isprintable() or file.stem != file.stem.strip():
+                    raise UserError(f"{str(file)!a}: a name that a list cannot hold: not UTF-8, or with a tab, a line "
+                                    f"end or a space at its end; rename it")
+                stem = unicodedata.normalize("NFC", file.stem)  # macOS writes an accent as a letter of its own
+                if stem in files:
+                    raise UserError(f"{file}: {files[stem].name} has the same name; a mask belongs to one image")
+                files[stem] = file
         found.append(files)
     for some, others, what in ((found[0], found[1], "mask"), (found[1], found[0], "image")):
         alone = [file for stem, file in some.items() if stem not in others]
         if alone:
-            raise UserError(f"{alone[0]}: no {what} of that name" + f" (nor for {len(alone) - 1} more)" * (len(alone) > 1)
-                            + "; images and masks belong together by name")
+            more = f" (nor for {len(alone) - 1} more)" if len(alone) > 1 else ""
+            raise UserError(f"{alone[0]}: no {what} of that name{more}; images and masks belong together by name")
     if not found[0]:
         raise UserError(f"{root / images}: no images; known are {', '.join(sorted(IMAGES))}")
     return [(f"{images}/{file.name}", f"{masks}/{found[1][stem].name}") for stem, file in found[0].items()]
@@ -62,7 +65,8 @@ def main() -> None:
         if not chosen:
             raise UserError(f"{given.root}: none of {len(every)} images fell to {part}; choose another --val")
     write_lists(given.root, parts)
-    print(f"{given.root}/lists/train.txt: {len(parts['train'])} pairs\n{given.root}/lists/val.txt: {len(parts['val'])} pairs")
+    for part, chosen in parts.items():
+        print(f"{given.root}/lists/{part}.txt: {len(chosen)} pairs")
 
 
 if __name__ == "__main__":

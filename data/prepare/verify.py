@@ -1,9 +1,10 @@
-"""Check a data set before training on it: every file, every count, and a picture sheet to look at.
+"""Check a data set before training on it: every file, every count, and a sheet of pictures to look at.
 
     python -m data.verify DATASET [key=value ...]     DATASET as for train.sh: pascal, coco, shapes, or your own
 
-Reads every image and mask of the lists in config/DATASET/esda.yaml. Writes ROOT/verify/report.md and samples.png.
-Status 2 if a file cannot be used or a count that must be exact is not.
+Reads every image and mask of the lists in config/DATASET/esda.yaml. Writes report.md and samples.png to ROOT/verify, or
+to EXP/verify/DATASET where ROOT cannot be written to. Status 2 if a file cannot be used or a count that must be exact
+is not.
 """
 import hashlib
 import sys
@@ -12,14 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
-from data.files import read_list, read_pair
+from data.files import IGNORE, how_to_make, orientation, overlap, read_list, read_pair
 from data.folds import Classes, classes_of
 from data.index import Index, count_pixels
-from data.prepare import coco, pascal
-from data.prepare.overlay import overlay
-from data.samples import exhaustive, train_images
+from data.prepare.published import FIGURES, fold_of
 from util.config import Config, from_command_line
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, run_main
@@ -29,24 +29,27 @@ from util.runtime.workers import cores, map_in_processes
 
 PICTURES = 12
 SHOWN = 10  # problems named on screen; the report names all
-KNOWN = {"pascal": pascal.known, "coco": coco.known}  # figures from elsewhere to hold the counts against
 
 
 class Checked(NamedTuple):
-    """One line of a list: pixels of each class (K + 1,), the mask's digest, or what is wrong with it."""
+    """One line of a list: pixels of each class (K + 1,), the mask's digest, or what is wrong with it.
+
+    turned: the image has an EXIF rotation, which is ignored; outlined: the mask has ignored pixels, 255.
+    """
     pixels: np.ndarray
     digest: bytes
     problem: str
+    turned: bool = False
+    outlined: bool = False
 
 
-class Figure(NamedTuple):
-    """A count beside the one that is known. why: where it comes from, or why ours may differ; exact: whether it must
-    not."""
-    what: str
-    found: int
-    known: int
-    exact: bool
-    why: str
+class CheckedList(NamedTuple):
+    """All lines of a list. digest: one of all masks, whatever their order. turned: the images with an EXIF rotation."""
+    index: Index
+    problems: list[str]
+    digest: str
+    turned: list[str]
+    outlined: int
 
 
 def check_pair(root: str, classes: int, pair: tuple[str, str]) -> Checked:
@@ -55,87 +58,120 @@ def check_pair(root: str, classes: int, pair: tuple[str, str]) -> Checked:
     except UserError as error:
         return Checked(np.zeros(classes + 1, np.int64), b"", str(error))
     digest = hashlib.sha256(f"{pair[1]} {mask.shape}".encode() + mask.tobytes()).digest()
-    return Checked(count_pixels(mask, classes), digest, "")
+    turned = orientation(Path(root) / pair[0]) != 1
+    return Checked(count_pixels(mask, classes), digest, "", turned, bool((mask == IGNORE).any()))
 
 
-def check_list(root: str, list_file: str, classes: int) -> tuple[Index, list[str], str]:
-    """Read everything a list names: its index, the problems found, and one digest of all masks, whatever their order."""
-    pairs = read_list(list_file)
+def check_list(root: str, list_file: str, classes: int, remedy: str = "") -> CheckedList:
+    """Read everything that a list names."""
+    pairs = read_list(list_file, remedy)
     checked = list(map_in_processes(partial(check_pair, root, classes), pairs, f"reading {Path(list_file).name}"))
-    digest = hashlib.sha256(b"".join(sorted(c.digest for c in checked))).hexdigest()
-    return Index(list_file, pairs, np.stack([c.pixels for c in checked])), [c.problem for c in checked if c.problem], digest
-
-
-def fold_rows(train: Index, val: Index, classes: Classes, cfg: Config) -> list[list]:
-    """For each fold: fold, training images, test images, test pairs, and pairs of any area."""
-    rows = []
-    for fold, unseen in enumerate(classes.folds):
-        try:
-            images = len(train_images(train, classes, fold, cfg.data.min_pixels, cfg.data.train_classes).rows)
-            pairs = exhaustive(val, unseen, cfg.data.min_pixels)
-        except UserError:  # an empty fold is a figure here, not an end
-            images, pairs = 0, []
-        any_area = int((val.pixels[:, list(unseen)] > 0).sum())
-        rows.append([fold, images, len({p.row for p in pairs}), len(pairs), any_area])
-    return rows
+    return CheckedList(Index(list_file, pairs, np.stack([c.pixels for c in checked])),
+                       [c.problem for c in checked if c.problem],
+                       hashlib.sha256(b"".join(sorted(c.digest for c in checked))).hexdigest(),
+                       [image for (image, _), c in zip(pairs, checked) if c.turned], sum(c.outlined for c in checked))
 
 
 def class_rows(train: Index, val: Index, classes: Classes, min_pixels: int) -> list[list]:
     """For each class: id, name, its unseen fold, images that show it in the training and in the validation list."""
-    fold_of = {c: fold for fold, ids in enumerate(classes.folds) for c in ids}
-    present = [(index.pixels >= min_pixels).sum(axis=0) for index in (train, val)]
-    return [[c, name, fold_of.get(c, "-"), present[0][c], present[1][c]] for c, name in enumerate(classes.names, start=1)]
+    unseen_in = {c: fold for fold, ids in enumerate(classes.folds) for c in ids}
+    in_train, in_val = ((index.pixels >= min_pixels).sum(axis=0) for index in (train, val))
+    return [[c, name, unseen_in.get(c, "-"), in_train[c], in_val[c]] for c, name in enumerate(classes.names, start=1)]
 
 
-def told(figure: Figure) -> str:
-    """A figure in words: right, or off by how much and why that may be."""
-    if figure.found == figure.known:
-        return f"ok    {figure.what}: {figure.found:,} ({figure.why.split(';')[0]})"
-    sign = "WRONG" if figure.exact else "note "
-    return (f"{sign} {figure.what}: {figure.found:,}, known {figure.known:,} ({figure.found - figure.known:+,}, "
-            f"{100 * (figure.found / figure.known - 1):+.1f} %): {figure.why}")
+def notes(train: CheckedList, val: CheckedList, classes: Classes) -> list[str]:
+    """What is allowed and yet often a mistake."""
+    out = []
+    turned = train.turned + val.turned
+    if turned:
+        out.append(f"note  {len(turned)} images have an EXIF rotation, which is ignored; their masks must be drawn on "
+                   f"the stored pixels: {', '.join(turned)}")
+    pixels = train.index.pixels.sum(axis=0) + val.index.pixels.sum(axis=0)
+    never = [name for name, count in zip(classes.names, pixels[1:]) if not count]
+    if never:
+        out.append(f"note  no mask shows {', '.join(never)}; ids in masks are the places in data.classes, from 1 on")
+    if not pixels[0]:
+        out.append("note  no mask has a pixel of 0, which is the background; do the masks count from another number?")
+    return out
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, classes: Classes, height: int = 300) -> np.ndarray:
+    """(H', W', 3) uint8 RGB: each class of the mask in a colour over the image, with its name; ignored pixels white.
+
+    ``height`` is H' in px. An image more than three times as wide as high is made less high instead.
+    """
+    scale = min(height / image.shape[0], 3 * height / image.shape[1])
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    hues = np.array([[[(67 * c) % 180, 220, 255]] for c in range(256)], np.uint8)  # neighbouring ids get distant hues
+    colours = cv2.cvtColor(hues, cv2.COLOR_HSV2RGB)[:, 0]
+    colours[IGNORE] = 255
+    out = np.where((mask > 0)[..., None], (0.45 * image + 0.55 * colours[mask]).astype(np.uint8), image)
+    for c in (int(c) for c in np.unique(mask) if c not in (0, IGNORE)):
+        y, x = (int(v) for v in np.argwhere(mask == c).mean(axis=0))
+        for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+            cv2.putText(out, classes.name(c), (max(0, x - 25), y), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness,
+                        cv2.LINE_AA)
+    return out
 
 
 def samples(cfg: Config, index: Index, classes: Classes, good: list[int]) -> np.ndarray:
     """A sheet of random pairs of the list with their masks drawn over them."""
     rows = np.random.default_rng(cfg.seed).permutation(good)[:PICTURES]
-    return sheet([overlay(*read_pair(cfg.data.root, index.pairs[row], len(classes.names)), classes) for row in rows], 3)
+    pairs = [read_pair(cfg.data.root, index.pairs[row], len(classes.names)) for row in rows]
+    return sheet([overlay(*pair, classes) for pair in pairs], 3)
 
 
 def verify(name: str, cfg: Config) -> list[str]:
     """Print and write the report; returns what is wrong, in lines."""
+    remedy = how_to_make(name)
     if not Path(cfg.data.root).is_dir():
-        raise UserError(f"{cfg.data.root}: no such folder; docs/data.md says how to make the data, or set data.root")
+        raise UserError(f"{cfg.data.root}: no such folder; {remedy}, or set data.root")
     classes, count = classes_of(cfg.data), len(classes_of(cfg.data).names)
     start = time.perf_counter()
-    train, train_problems, train_digest = check_list(cfg.data.root, cfg.data.train_list, count)
-    val, val_problems, val_digest = check_list(cfg.data.root, cfg.data.val_list, count)
-    pairs, seconds = len(train.pairs) + len(val.pairs), time.perf_counter() - start
-    folds = fold_rows(train, val, classes, cfg)
-    problems = train_problems + val_problems
-    both = {m for _, m in train.pairs} & {m for _, m in val.pairs}
-    if both:
-        problems.append(f"{len(both)} masks are in the training and in the validation list, such as {min(both)}")
-    figures = KNOWN[name](Path(cfg.data.root), cfg, len(train.pairs), len(val.pairs), folds) if name in KNOWN else []
-    lines = [told(Figure(*figure)) for figure in figures]
-    digests = [f"masks of {Path(f).name}: sha256 {d}" for f, d in
-               ((cfg.data.train_list, train_digest), (cfg.data.val_list, val_digest))]
-    table = markdown_table(["fold", "training images", "test images", "test pairs", "pairs of any area"], folds)
-    head = (f"{name}: {len(train.pairs):,} training and {len(val.pairs):,} validation pairs in {cfg.data.root}, "
+    train, val = (check_list(cfg.data.root, file, count, remedy) for file in (cfg.data.train_list, cfg.data.val_list))
+    pairs, seconds = len(train.index.pairs) + len(val.index.pairs), time.perf_counter() - start
+    folds = [fold_of(train.index, val.index, classes, fold, cfg) for fold in range(len(classes.folds))]
+    problems = train.problems + val.problems
+    common = overlap(train.index.pairs, val.index.pairs)
+    if common:
+        problems.append(common)
+    figures = []
+    if name in FIGURES:
+        figures = FIGURES[name](cfg, train.index, val.index, folds, train.outlined + val.outlined)
+    lines = [*map(str, figures), *notes(train, val, classes)]
+    any_area = [int((val.index.pixels[:, list(ids)] > 0).sum()) for ids in classes.folds]
+    table = markdown_table(["fold", "training images", "test images", "test pairs", "pairs of any area"],
+                           [[number, len(fold.train), len(fold.test), fold.pairs, any_area[number]]
+                            for number, fold in enumerate(folds)])
+    counts = f"{len(train.index.pairs):,} training and {len(val.index.pairs):,} validation pairs"
+    head = (f"{name}: {counts} in {cfg.data.root}, "
             f"classes present from {cfg.data.min_pixels} px on, training on {cfg.data.train_classes!r}")
-    print(f"{head}\nread in {seconds:.1f} s ({pairs / seconds:.0f} pairs/s on {cores()} cores)\n" + "\n".join(lines)
-          + f"\n\n{table}\n\n" + "\n".join(digests))
-    by_class = class_rows(train, val, classes, cfg.data.min_pixels)
-    folder = Path(cfg.data.root) / "verify"
-    table_of_classes = markdown_table(["id", "class", "fold", "training list", "validation list"], by_class)
-    report = [f"# {head}", "", *lines, "", table, "", table_of_classes, "", *digests, "",
-              *(problems or ["No problems."])]
-    write_bytes_atomically(folder / "report.md", ("\n".join(report) + "\n").encode())
-    good = np.flatnonzero(val.pixels[:, 1:].any(axis=1)).tolist()
+    digests = [f"masks of {Path(c.index.list_file).name}: sha256 {c.digest}" for c in (train, val)]
+    print(f"{head}\nread in {seconds:.1f} s ({pairs / seconds:.0f} pairs/s on {cores()} cores)")
+    print(*(f"{line[:300]} ..." if len(line) > 300 else line for line in lines), sep="\n")
+    print(f"\n{table}\n", *digests, sep="\n")
+    by_class = markdown_table(["id", "class", "fold", "training list", "validation list"],
+                              class_rows(train.index, val.index, classes, cfg.data.min_pixels))
+    report = [f"# {head}", "", *lines, "", table, "", by_class, "", *digests, "", *(problems or ["No problems."])]
+    folder = _write("report.md", ("\n".join(report) + "\n").encode(), name, cfg)
+    good = np.flatnonzero(val.index.pixels[:, 1:].any(axis=1)).tolist()
     if good:
-        write_bytes_atomically(folder / "samples.png", encode_png(samples(cfg, val, classes, good)))
+        _write("samples.png", encode_png(samples(cfg, val.index, classes, good)), name, cfg)
     print(f"report   {folder}/report.md\npictures {folder}/samples.png")
     return problems + [line for line in lines if line.startswith("WRONG")]
+
+
+def _write(file: str, data: bytes, name: str, cfg: Config) -> Path:
+    """Beside the data, or where that cannot be, among the runs; returns the folder."""
+    folders = Path(cfg.data.root) / "verify", Path(cfg.exp) / "verify" / name
+    try:
+        write_bytes_atomically(folders[0] / file, data)
+        return folders[0]
+    except UserError:
+        write_bytes_atomically(folders[1] / file, data)
+        return folders[1]
 
 
 def main() -> None:
@@ -147,8 +183,9 @@ def main() -> None:
     for line in problems[:SHOWN]:
         print(line, file=sys.stderr)
     if problems:
-        raise UserError(f"{len(problems)} problems" + (f", the first {SHOWN} of them above" if len(problems) > SHOWN else
-                                                       ", named above") + "; all are in the report")
+        named = f"the first {SHOWN} of them above" if len(problems) > SHOWN else "named above"
+        missing = f"; for missing files, {how_to_make(name)}" if any("no such file" in p for p in problems) else ""
+        raise UserError(f"{len(problems)} problems, {named}; all are in the report{missing}")
     print("no problems")
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import cv2
 
+from data.files import write_lists
 from data.folds import Classes
-from data.prepare.workers import write_lists
 from data.shapes.scene import Style, scene
 from util import config as configuration
 from util.run.atomic import write_bytes_atomically

@@ -1,13 +1,17 @@
 """Images, masks and lists as they are found on disks: odd but right ones are read, wrong ones are named."""
+import codecs
 import io
+import os
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from data.files import read_image, read_list, read_mask, read_pair
+from data.files import orientation, overlap, read_image, read_list, read_mask, read_pair, write_lists
+from data.folds import Classes
 from util.runtime.errors import UserError
 
 HEIGHT, WIDTH = 60, 90
@@ -147,28 +151,87 @@ def test_a_grey_mask_is_read_as_it_is(tmp_path):
     assert read.dtype == np.uint8 and np.array_equal(read, mask)
 
 
-def test_a_palette_mask_is_refused_with_the_reason(tmp_path):
-    mask = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).convert("P")
-    mask.putpalette([value for i in range(256) for value in (i, 100 * (i % 3), 255 - i)])
-    mask.save(tmp_path / "palette.png")
-    message = complaint(read_mask, tmp_path / "palette.png", 20)
-    assert "palette.png" in message and "palette PNG" in message and "grey" in message
+COLOURS = [value for i in range(256) for value in (i * 37 % 256, 100 * (i % 3), 255 - i)]
 
 
-def test_a_16_bit_mask_is_refused(tmp_path):
-    path = save_mask(tmp_path / "deep.png", np.ones((3, 4), np.uint16))
-    assert "8-bit" in complaint(read_mask, path, 20)
+@pytest.mark.parametrize("options", [{}, {"transparency": 0}, {"bits": 4}], ids=["8 bits", "transparent", "4 bits"])
+def test_a_palette_mask_is_read_by_its_indices(tmp_path, options):
+    """As VOC, labelme and the published SegmentationClassAug have them."""
+    indices = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    mask = Image.fromarray(indices)
+    mask.putpalette(COLOURS)
+    mask.save(tmp_path / "palette.png", **options)
+    assert np.array_equal(read_mask(tmp_path / "palette.png", 20), indices)
+    assert "class 14" in complaint(read_mask, tmp_path / "palette.png", 13)
+
+
+@pytest.mark.parametrize("bits", [1, 2])
+def test_a_palette_mask_of_fewer_bits_is_read_by_its_indices(tmp_path, bits):
+    indices = np.array([[0, 1], [2 ** bits - 1, 0]], np.uint8)
+    mask = Image.fromarray(indices)
+    mask.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200, 9, 9, 9][:3 * 2 ** bits])
+    mask.save(tmp_path / "palette.png", bits=bits)
+    assert (tmp_path / "palette.png").read_bytes()[24] == bits
+    assert np.array_equal(read_mask(tmp_path / "palette.png", 20), indices)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_a_mask_of_fewer_bits_is_read_right_or_refused(tmp_path, bits):
-    """Decoders stretch grey values of 1, 2 and 4 bits to 8, so that class 1 would become 255, 85 or 17."""
-    mask = np.array([[0, 1], [1, 0]], np.uint8)
-    path = save(tmp_path / "small.png", grey_png(mask, bits))
-    try:
-        assert np.array_equal(read_mask(path, 200), mask)
-    except UserError as error:
-        assert "8-bit" in str(error) and str(path) in str(error)
+def test_a_grey_mask_of_fewer_bits_is_read_by_its_values(tmp_path, bits):
+    """Decoders stretch values of 1, 2 and 4 bits to 8, so that class 1 would become 255, 85 or 17."""
+    mask = np.array([[0, 1], [2 ** bits - 1, 0]], np.uint8)
+    assert np.array_equal(read_mask(save(tmp_path / "small.png", grey_png(mask, bits)), 200), mask)
+
+
+def as_file(mode: str, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ones((3, 4), np.uint8)).convert(mode).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("data, named", [
+    (as_file("RGB", "PNG"), "a colour picture"), (as_file("RGBA", "PNG"), "a colour picture"),
+    (as_file("LA", "PNG"), "a colour picture"), (as_file("I;16", "PNG"), "16 bits"),
+    *((as_file("L", kind), "not a PNG") for kind in ("JPEG", "WEBP", "BMP", "GIF", "TIFF")),
+    (b"\x89PNG\r\n\x1a\n", "not a PNG")])
+def test_a_mask_whose_values_are_no_class_ids_is_refused_with_a_way_on(tmp_path, data, named):
+    message = complaint(read_mask, save(tmp_path / "odd.png", data), 20)
+    assert named in message and "grey or palette PNG of 8 bits" in message and "docs/data.md" in message
+
+
+def sized_png(width: int, height: int, kind: int) -> bytes:
+    data = bytearray(as_file("L", "PNG"))
+    data[16:26] = struct.pack(">IIBB", width, height, 8, kind)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("read, kind", [(read_image, 0), (lambda path: read_mask(path, 20), 0),
+                                        (lambda path: read_mask(path, 20), 3)], ids=["image", "grey", "palette"])
+def test_an_image_beyond_2_to_the_30_pixels_is_refused_before_it_is_decoded(tmp_path, read, kind):
+    assert "2^30" in complaint(read, save(tmp_path / "vast.png", sized_png(40_000, 40_000, kind)))
+
+
+@pytest.mark.parametrize("values", [np.full((3, 4), 4000, np.uint16), np.full((3, 4, 3), 0.5, np.float32)],
+                         ids=["16 bits", "float"])
+def test_an_image_of_another_depth_is_refused(tmp_path, values):
+    """Nobody knows which of its values is white."""
+    path = save(tmp_path / "deep.tiff", cv2.imencode(".tiff", values)[1].tobytes())
+    assert "8 bits a channel" in complaint(read_image, path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")],
+                         ids=["pipe", "folder", "device"])
+@pytest.mark.parametrize("read", [read_image, lambda path: read_mask(path, 20), read_list, Classes.read])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, make, read):
+    make(tmp_path / "odd")
+    assert "odd: " in complaint(read, tmp_path / "odd")
+
+
+def test_a_file_of_no_sensible_size_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / "vast", "wb") as file:
+        file.truncate(1 << 40)
+    for read in (read_image, read_list, Classes.read):
+        assert "1,099,511,627,776 bytes" in complaint(read, tmp_path / "vast")
 
 
 @pytest.mark.parametrize("wrong", [21, 254])
@@ -199,6 +262,18 @@ def test_image_and_mask_of_different_sizes_are_named_with_both_sizes(tmp_path, p
     assert str(tmp_path / "a.png") in message and "a.jpg" in message and "90x59" in message and "90x60" in message
 
 
+def test_a_mask_that_was_drawn_on_the_turned_picture_is_told_why_it_does_not_fit(tmp_path, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(tmp_path / "a.jpg", jpeg(picture, exif=exif))
+    assert orientation(tmp_path / "a.jpg") == 6
+    save_mask(tmp_path / "a.png", np.zeros((WIDTH, HEIGHT), np.uint8))
+    message = complaint(read_pair, tmp_path, ("a.jpg", "a.png"), 20)
+    assert "EXIF rotation" in message and "-auto-orient" in message
+    save(tmp_path / "a.jpg", jpeg(picture))
+    assert "EXIF" not in complaint(read_pair, tmp_path, ("a.jpg", "a.png"), 20)
+
+
 def test_a_pair_that_fits_is_read(tmp_path, picture):
     save(tmp_path / "a.jpg", jpeg(picture))
     save_mask(tmp_path / "a.png", np.full((HEIGHT, WIDTH), 4, np.uint8))
@@ -214,13 +289,49 @@ def test_a_list_is_pairs_and_blank_lines_do_not_matter(tmp_path):
     assert read_list(path) == [("i/a.jpg", "m/a.png"), ("i/b.jpg", "m/b.png")]
 
 
-@pytest.mark.parametrize("line", [b"only.jpg", b"three fields here.png"])
+PAIRS = [("i/\u00e9 a.jpg", "m/\u00e9 a.png"), ("i/b.jpg", "m/b.png")]
+
+
+@pytest.mark.parametrize("separator", [" ", "\t", " \t "])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "  \n\n"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-marked", "latin-1", "cp1252"])
+def test_a_list_is_read_as_any_system_writes_it(tmp_path, encoding, end, separator):
+    """With spaces in names, which a tab separates, or else the suffixes do."""
+    text = "".join(f"{image}{separator}{mask}{end}" for image, mask in PAIRS)
+    data = codecs.BOM_UTF16_BE + text.encode("utf-16-be") if encoding.endswith("marked") else text.encode(encoding)
+    assert read_list(save(tmp_path / "list.txt", data)) == PAIRS
+
+
+def test_windows_separators_are_read(tmp_path):
+    assert read_list(save(tmp_path / "list.txt", b"i\\b.jpg m\\b.png\r\n")) == [PAIRS[1]]
+
+
+def test_lists_are_written_so_that_they_are_read_again(tmp_path):
+    write_lists(tmp_path, {"train": PAIRS, "val": PAIRS[1:]})
+    assert read_list(tmp_path / "lists/train.txt") == PAIRS
+    assert (tmp_path / "lists/val.txt").read_bytes() == b"i/b.jpg m/b.png\n", "as the published lists are"
+
+
+@pytest.mark.parametrize("repeated", [b"a.jpg a.png", b"a.jpg  ./a.png", b"x/../a.jpg\ta.png"])
+def test_a_pair_that_is_listed_twice_is_named_with_both_lines(tmp_path, repeated):
+    path = save(tmp_path / "list.txt", b"\na.jpg a.png\nb.jpg b.png\n" + repeated)
+    assert f"{path}:4: repeats line 2" in complaint(read_list, path)
+
+
+def test_what_two_lists_share_is_said():
+    ours, others = [("a.jpg", "a.png"), ("b.jpg", "b.png")], [("c.jpg", "c.png")]
+    assert overlap(ours, others) == ""
+    assert "1 images" in overlap(ours, [*others, ("./a.jpg", "d.png")])
+    assert "1 masks" in overlap(ours, [*others, ("d.jpg", "a.png")])
+
+
+@pytest.mark.parametrize("line", [b"only.jpg", b"three fields here.png", b"a.jpg a.png 5", b"a.jpg b.jpg a.png"])
 def test_a_line_that_is_no_pair_is_named_by_number(tmp_path, line):
     path = save(tmp_path / "list.txt", b"a.jpg a.png\n\n" + line + b"\n")
     assert f"{path}:3:" in complaint(read_list, path)
 
 
-@pytest.mark.parametrize("data", [b"", b"\n\n", b"\xff\xfe\x00binary\n"])
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"\xff\xfe\x00binary\n", b"\x89PNG\r\n\x1a\n\0\0", b"a\0b c\n"])
 def test_what_is_no_list_is_named(tmp_path, data):
     path = save(tmp_path / "list.txt", data)
     assert str(path) in complaint(read_list, path)

@@ -5,13 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from data.files import read_list
+from data.files import read_list, write_lists
 from data.prepare.own import held_out, pairs
 from util.config import ROOT
 from util.runtime.errors import UserError
@@ -55,18 +56,31 @@ def spoil(own, how):
         image.unlink()
     elif how == "twice":
         shutil.copy(image, image.with_suffix(".jpeg"))
-    elif how == "space":
-        image.rename(image.with_name("a b.jpg"))
+    elif how == "tab":
+        image.rename(image.with_name("a\tb.jpg"))
+    elif how == "not UTF-8":
+        image.rename(os.fsdecode(os.fsencode(image.parent) + b"/caf\xe9.jpg"))
     else:
         shutil.rmtree(own / "masks")
 
 
-@pytest.mark.parametrize("how, named", [("no mask", "train_000001.jpg: no mask"), ("no image", "train_000001.png: no image"),
-                                        ("twice", "same name"), ("space", "a space"), ("no folder", "--masks")])
+@pytest.mark.parametrize("how, named", [
+    ("no mask", "train_000001.jpg: no mask"), ("no image", "train_000001.png: no image"), ("twice", "same name"),
+    ("tab", "rename it"), ("not UTF-8", "rename it"), ("no folder", "--masks")])
 def test_what_has_no_partner_is_named(own, how, named):
     spoil(own, how)
     with pytest.raises(UserError, match=named):
         pairs(own, "images", "masks")
+
+
+def test_names_with_spaces_and_accents_find_their_partners(own):
+    """Also where one of the two was named on macOS, which writes an accent as a letter of its own."""
+    (own / "images/train_000001.jpg").rename(own / "images" / unicodedata.normalize("NFC", "une \u00e9t\u00e9.jpg"))
+    (own / "masks/train_000001.png").rename(own / "masks" / unicodedata.normalize("NFD", "une \u00e9t\u00e9.png"))
+    found = pairs(own, "images", "masks")
+    write_lists(own, {"all": found})
+    assert len(found) == 100 and read_list(own / "lists/all.txt") == found
+    assert all((own / name).is_file() for pair in found for name in pair)
 
 
 @pytest.mark.parametrize("options", [["--val", "0"], ["--val", "1"], ["--images", "nosuch"]])

@@ -160,7 +160,14 @@ def coco_name(picture: Picture, split: str) -> str:
 
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> list[float]:
-    """A polygon around the pixels from ``left`` and ``top`` up to but without ``right`` and ``bottom``."""
+    """A polygon that OpenCV fills from ``left`` and ``top`` up to but without ``right`` and ``bottom``: the corners'
+    own pixels, too. pycocotools fills a row and a column less.
+    """
+    return outline(left, top, right - 1, bottom - 1)
+
+
+def outline(left: int, top: int, right: int, bottom: int) -> list[float]:
+    """A polygon that pycocotools fills from ``left`` and ``top`` up to but without ``right`` and ``bottom``."""
     return [left, top, right, top, right, bottom, left, bottom]
 
 

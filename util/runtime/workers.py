@@ -85,5 +85,5 @@ def map_in_processes(function: Callable, items: Iterable, label: str, chunksize:
             reason = cause_of_end(statuses[0]) if statuses else "was lost"
             raise UserError(f"{label}: a worker process {reason}; start the same command again") from None
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)  # not waiting for what is under way leads to a traceback at the exit
             raise
