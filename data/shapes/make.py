@@ -16,7 +16,9 @@ import cv2
 from data.files import write_lists
 from data.folds import Classes
 from data.shapes.scene import Style, scene
+from data.shapes.silhouettes import NAMES
 from util import config as configuration
+from util.options import option
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, run_main
 from util.runtime.workers import cores, map_in_processes
@@ -26,18 +28,26 @@ CONFIG = configuration.ROOT / "config" / "shapes" / "data.yaml"
 
 @dataclass
 class ShapesData:
-    """config/shapes/data.yaml says what each is for."""
+    """config/shapes/data.yaml gives each its value and reason. Raises UserError for values that do not fit together."""
     root: str
     classes: str
-    seed: int
-    train: int
-    val: int
-    side: int
-    objects: list[int]
-    diameter: list[float]
-    rotation: float
-    overlap: float
-    jpeg_quality: int
+    seed: int = option(least=0, most=2**63 - 2)
+    train: int = option(least=1, most=1_000_000)    # names have six digits
+    val: int = option(least=1, most=1_000_000)
+    side: int = option(least=16, most=256)          # the side of a texture
+    objects: list[int] = option(least=1, most=20, length=2)
+    diameter: list[float] = option(least=4, most=256, length=2)
+    rotation: float = option(least=0, most=180)
+    overlap: float = option(least=0, most=1)
+    jpeg_quality: int = option(least=1, most=100)
+
+    def __post_init__(self):
+        for name in ("objects", "diameter"):
+            least, most = getattr(self, name)
+            if least > most:
+                raise UserError(f"{name}=[{least}, {most}] should be the least and the most")
+        if self.diameter[1] > self.side:
+            raise UserError(f"diameter={self.diameter} should be at most the side of the image, {self.side}")
 
     @property
     def style(self) -> Style:
@@ -66,13 +76,21 @@ def make(cfg: ShapesData) -> bool:
     """Make the data set; False if it was there already. Images follow from the options alone, not from the cores."""
     root = Path(cfg.root)
     names = Classes.read(cfg.classes).names
-    made_with = json.dumps({**asdict(cfg), "names": names}, sort_keys=True)
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown:
+        raise UserError(f"{cfg.classes}: {unknown[0]!r} is no shape; there are {', '.join(NAMES)}")
+    made_with = json.dumps({**asdict(cfg), "names": names}, sort_keys=True).encode()
     stamp = root / "made_with.json"
-    if stamp.is_file() and stamp.read_text() == made_with:
+    if stamp.is_file() and stamp.read_bytes() == made_with:
         return False
-    stamp.unlink(missing_ok=True)
-    for folder in ("JPEGImages", "SegmentationClassAug", "lists"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
+    if (root / "prepared.json").exists():
+        raise UserError(f"{root}: data.prepare made another data set there; give another folder with root=")
+    try:
+        stamp.unlink(missing_ok=True)
+        for folder in ("JPEGImages", "SegmentationClassAug", "lists"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{root}: could not be written to ({error.strerror}); give another folder with root=") from None
     jobs = {"train": [(f"train_{i:06d}", cfg.seed, i) for i in range(cfg.train)],
             "val": [(f"val_{i:06d}", cfg.seed + 1, i) for i in range(cfg.val)]}
     every = jobs["train"] + jobs["val"]
@@ -81,7 +99,7 @@ def make(cfg: ShapesData) -> bool:
         pass
     rate = len(every) / (time.perf_counter() - start)
     write_lists(root, {part: [paths(name) for name, _, _ in scenes] for part, scenes in jobs.items()})
-    write_bytes_atomically(stamp, made_with.encode())  # last: it says that all the rest is whole
+    write_bytes_atomically(stamp, made_with)  # last: it says that all the rest is whole
     print(f"made {len(every)} images in {root} ({rate:.0f} images/s on {cores()} cores)", flush=True)
     return True
 

@@ -14,6 +14,7 @@ from data.shapes.scene import Style, scene
 from data.shapes.silhouettes import NAMES, silhouette
 from model.clip.weights import build_clip, read_clip
 from util import config
+from util.runtime.errors import UserError
 
 CLASSES = Classes.read(config.ROOT / "lists/shapes/classes.yaml").names
 IDS = range(1, 21)
@@ -120,6 +121,32 @@ def test_the_set_has_pascals_layout_and_is_made_once(tmp_path, capsys):
     (tmp_path / "set/made_with.json").unlink()  # as if it had been stopped half-way
     assert make.make(cfg)
     assert all(p.read_bytes() == data for p, (_, data) in files.items())
+
+
+@pytest.mark.parametrize("option", [
+    "train=0", "val=-1", "train=10000000", "train=1.5", "side=0", "side=-5", "side=300", "side=100000", "seed=-1",
+    f"seed={2**70}", "objects=[3, 2]", "objects=[0, 2]", "objects=[3]", "objects=[1, 1000000]", "objects=[-2, -1]",
+    "diameter=[30, 20]", "diameter=[0, 0]", "diameter=[44, 1e9]", "diameter=[44, .nan]", "diameter=[100, 200]",
+    "rotation=-1", "rotation=.inf", "overlap=2", "overlap=-1", "jpeg_quality=0", "jpeg_quality=101"])
+def test_options_that_make_no_sense_are_refused_before_anything_is_made(tmp_path, option):
+    with pytest.raises(UserError) as caught:
+        make.make(config.load(make.ShapesData, make.CONFIG, [f"root={tmp_path / 'set'}", option]))
+    assert option.split("=")[0] in str(caught.value) and not (tmp_path / "set").exists()
+
+
+def test_classes_without_a_silhouette_and_folders_of_others_are_refused(tmp_path):
+    def complaint(*options) -> str:
+        with pytest.raises(UserError) as caught:
+            make.make(config.load(make.ShapesData, make.CONFIG, [f"root={tmp_path / 'set'}", *options]))
+        return str(caught.value)
+
+    (tmp_path / "classes.yaml").write_text("classes: [circle, zebra]\nfolds: [[zebra]]")
+    assert "'zebra' is no shape" in complaint(f"classes={tmp_path / 'classes.yaml'}")
+    (tmp_path / "file").write_text("")
+    assert "could not be written to" in complaint(f"root={tmp_path / 'file' / 'set'}")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/prepared.json").write_text("{}")
+    assert "data.prepare" in complaint() and len(list((tmp_path / "set").iterdir())) == 1
 
 
 def test_the_shipped_clip_knows_its_words():
