@@ -15,6 +15,7 @@ from model.build import build_model
 from model.errors import WeightsError
 from model.whole import Whole, released_content, safetensors_content
 from util.config import Config, from_dict
+from util.results.origin import origin_of_checkpoint
 from util.run import checkpoint
 from util.run.weights import read_weights
 from util.runtime.errors import UserError, run_main
@@ -31,7 +32,7 @@ def read(path: Path) -> Whole:
     options = from_dict(Config, saved["config"], f"{path}: its options")
     model, clip = build_model(options.model, weights.clip)
     checkpoint.restore(model, saved, path, clip.fingerprint)
-    return Whole(model.state_dict(), saved["epoch"], saved["config"], saved.get("trained_on"))
+    return Whole(model.state_dict(), saved["epoch"], saved["config"], origin_of_checkpoint(saved, str(path)))
 
 
 def write(whole: Whole, path: Path) -> None:

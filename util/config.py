@@ -11,16 +11,16 @@ import difflib
 import math
 import os
 import textwrap
-import types
 import typing
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import yaml
 
 from util.options import GONE, Augment, Config, Data, Model  # noqa: F401  (the sections that other modules name)
 from util.runtime.errors import UserError, require_file
+from util.values import convert, parse_yaml, show
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "config" / "base.yaml"    # written by `python -m util.config`; nothing reads it to find defaults
@@ -173,34 +173,6 @@ def _entry(left: str, about: str, column: int = 27, width: int = 120) -> list[st
 
 # Files
 
-def parse_yaml(text: str):
-    """Plain values from YAML. Raises ValueError, in words, for whatever cannot be read."""
-    try:
-        return yaml.load(text, _PlainYaml)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-class _PlainYaml(yaml.SafeLoader):
-    """YAML without aliases, of which a few lines can stand for gigabytes, and without keys that stand twice."""
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "an alias (*name) is not allowed here",
-                                              self.peek_event().start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen if isinstance(key, yaml.ScalarNode) else False:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
-
-
 def _read(path: Path) -> dict:
     remedy = f"give --config one of {_configs_near(path)}"
     require_file(path, remedy)
@@ -237,7 +209,7 @@ def _chain(path: Path) -> list[tuple[Path, dict]]:
         if parent is None:
             return chain
         if not isinstance(parent, str):
-            raise UserError(f"{path}: extends={_show(parent)} should be the path of another config, from this one's "
+            raise UserError(f"{path}: extends={show(parent)} should be the path of another config, from this one's "
                             f"folder")
         parent = Path(os.path.normpath(path.parent / parent))
         if any(parent == Path(os.path.normpath(file)) for file, _ in chain):
@@ -266,7 +238,7 @@ def _merge(into: dict, values: dict, schema: type, where: str, prefix: str = "",
             while isinstance(value, dict) and value:  # the whole of a dotted name tells better what was meant
                 inner, value = next(iter(value.items()))
                 name += f".{inner}"
-            raise UserError(f"{where}: unknown option {_show(name)}; {_nearest(name, schema, prefix)}")
+            raise UserError(f"{where}: unknown option {show(name)}; {_nearest(name, schema, prefix)}")
         kind = _kind(schema, key)
         if dataclasses.is_dataclass(kind):
             if not isinstance(value, dict):
@@ -274,7 +246,7 @@ def _merge(into: dict, values: dict, schema: type, where: str, prefix: str = "",
                                 f"{name}.{dataclasses.fields(kind)[0].name}")
             _merge(into.setdefault(key, {}), value, kind, where, f"{name}.", strict)
         else:
-            into[key] = _convert(value, kind, name, where, fields[key].metadata)
+            into[key] = convert(value, kind, name, where, fields[key].metadata, from_dict)
 
 
 def _build(schema: type[Schema], values: dict, where: str, prefix: str = "") -> Schema:
@@ -296,72 +268,6 @@ def _nearest(name: str, schema: type, prefix: str) -> str:
     close = difflib.get_close_matches(name, known, 1, 0.6) or [
         last[key] for key in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, 1, 0.6)]
     return f"did you mean {close[0]!r}?" if close else "config/base.yaml lists them all"
-
-
-def _convert(value, kind, name: str, where: str, about: typing.Mapping):
-    """``value`` as the option's type. An int serves as float, and text such as 1e-3 too, which YAML takes for text."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else _convert(value, arguments[0], name, where, about)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        close = difflib.get_close_matches(str(value), arguments, 1, 0)
-        raise UserError(f"{where}: {name}={_show(value)} is none of {', '.join(arguments)}; did you mean {close[0]!r}?")
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        return from_dict(kind, value, f"{where}: {name}")
-    if origin is list:
-        wanted = f"a list of {arguments[0].__name__}"
-        if isinstance(value, list):
-            if about.get("length") not in (None, len(value)):
-                raise UserError(f"{where}: {name}={_show(value)} should be {about['length']} numbers")
-            return [_convert(item, arguments[0], f"{name}[{i}]", where, about) for i, item in enumerate(value)]
-    elif kind is float:
-        wanted = "a number"
-        try:
-            if not isinstance(value, bool):
-                return _within(float(value), name, where, about)
-        except (TypeError, ValueError, OverflowError):
-            pass
-    elif kind is int:
-        wanted = "a whole number"
-        if isinstance(value, int) and not isinstance(value, bool):
-            return _within(value, name, where, about)
-    elif kind is str:
-        wanted = "text"
-        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            return _plain(str(value), name, where)
-    else:
-        wanted = "true or false"
-        if isinstance(value, bool):
-            return value
-    raise UserError(f"{where}: {name}={_show(value)} should be {wanted}")
-
-
-def _within(value: float, name: str, where: str, about: typing.Mapping) -> float:
-    """``value`` if it is finite and between its bounds."""
-    least, most = about.get("least"), about.get("most")
-    if not -math.inf < value < math.inf or least is not None and value < least or most is not None and value > most:
-        bounds = (f"{least} to {most}" if None not in (least, most) else f"{least} or more" if least is not None
-                  else "a finite number")
-        raise UserError(f"{where}: {name}={_show(value)} should be {bounds}")
-    return value
-
-
-def _plain(text: str, name: str, where: str) -> str:
-    """``text`` if it can stand in a file name, in YAML and in JSON alike."""
-    if "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise UserError(f"{where}: {name}={_show(text)} holds a NUL or bytes that are not UTF-8; write it without them")
-    return text
-
-
-def _show(value) -> str:
-    """``value`` in a message, cut where it is long."""
-    try:
-        text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    except (RecursionError, ValueError):  # a whole number of more digits than Python prints
-        return f"a {type(value).__name__} too large to print"
-    return text if len(text) <= 120 else f"{text[:100]}..."
 
 
 if __name__ == "__main__":

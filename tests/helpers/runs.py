@@ -22,25 +22,33 @@ from util.runtime.errors import run_main
 CONFIG = "config/shapes/esda.yaml"
 
 
+@contextlib.contextmanager
+def signals_kept():
+    """Gives SIGINT and SIGTERM back to whom they belong: a run takes them."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def in_process(script: str, *arguments) -> subprocess.CompletedProcess:
     """What ``python script arguments`` gives, without the seconds that another Python and torch take to start."""
     spec = importlib.util.spec_from_file_location(f"script_{script.removesuffix('.py')}", ROOT / script)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     out, err = io.StringIO(), io.StringIO()
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     folder = os.getcwd()
     os.chdir(ROOT)
     try:
         with mock.patch.object(sys, "argv", [script, *map(str, arguments)]), contextlib.redirect_stdout(out), \
-                contextlib.redirect_stderr(err):
+                contextlib.redirect_stderr(err), signals_kept():
             run_main(module.main, WeightsError)
     except SystemExit as left:
         return subprocess.CompletedProcess(script, left.code or 0, out.getvalue(), err.getvalue())
     finally:
         os.chdir(folder)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

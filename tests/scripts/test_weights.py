@@ -1,19 +1,24 @@
 """Checkpoints given to train.py and test.py: as resume=, as weights=, from older versions, and odd in every entry."""
+import contextlib
 import dataclasses
+import io
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from runs import complains, in_process, run_folder, trained
+from runs import complains, in_process, run_folder, signals_kept, trained
 
 import convert
 from util.config import ROOT, Config, Model, from_dict, load
 from util.options import option
 from util.run import checkpoint
 from util.runtime.errors import UserError
+from util.runtime.stop import StopRequest
 from util.training.resume import read_run
+from util.training.trainer import Trainer
 
 CONFIG = ("--config", "config/shapes/esda.yaml")
 STILL = ("train.lr=0", "train.muon_lr=0")  # training that leaves weights as they are
@@ -106,18 +111,34 @@ ODD = [
     ("trained_on", lambda s: {"dataset": "shapes"}, "'trained_on'")]
 
 
+@pytest.fixture(scope="module")
+def trainer(finished_run):
+    """A run that is being resumed."""
+    with contextlib.redirect_stdout(io.StringIO()), signals_kept():
+        cfg = load(Config, ROOT / CONFIG[1], [*finished_run[1], f"resume={finished_run[0]}"])
+        trainer = Trainer(cfg, StopRequest())
+    yield trainer
+    trainer.run.close()
+
+
 @pytest.mark.parametrize("entry, change, named", ODD)
-def test_an_odd_value_within_an_entry_is_named(entry, change, named, finished_run, saved, spoilt):
+def test_an_odd_value_within_an_entry_is_named(entry, change, named, finished_run, saved, spoilt, trainer):
+    with pytest.raises(UserError, match=f"last.pt: .*{re.escape(named)}"):
+        if entry == "config":
+            folder = spoilt({entry: change(saved)})
+            read_run(load(Config, ROOT / CONFIG[1], [*finished_run[1], f"resume={folder}"]))
+        else:
+            trainer._take_back({**saved, entry: change(saved)}, Path("last.pt"))
+
+
+@pytest.mark.parametrize("entry, change, named", [ODD[6], ODD[0], ODD[-1]])
+def test_no_script_takes_it(entry, change, named, finished_run, saved, spoilt, tmp_path):
     folder = spoilt({entry: change(saved)})
-    complains(resume(finished_run, folder), folder, named)
-
-
-@pytest.mark.parametrize("entry, change, named", [case for case in ODD if case[0] in ("model", "clip", "trained_on")])
-def test_test_and_convert_name_it_too(entry, change, named, finished_run, saved, spoilt, tmp_path):
-    file = spoilt({entry: change(saved)}) / "checkpoints" / "last.pt"
-    complains(in_process("test.py", *CONFIG, *finished_run[1], "run=test", f"weights={file}"), file, named)
-    if entry == "model":
-        complains(in_process("convert.py", file, tmp_path / "out.safetensors"), file, named)
+    file, options = folder / "checkpoints" / "last.pt", (*CONFIG, *finished_run[1])
+    complains(in_process("train.py", *options, f"resume={folder}"), file, named)
+    complains(in_process("train.py", *options, "run=new", f"weights={file}"), file, named)
+    complains(in_process("test.py", *options, "run=test", f"weights={file}"), file, named)
+    complains(in_process("convert.py", file, tmp_path / "out.safetensors"), file, named)
     assert not (tmp_path / "out.safetensors").exists()
 
 

@@ -12,7 +12,8 @@ MAY_IMPORT = {  # the longest prefix that fits a module counts: it may import th
     "model": (),
     "data": ("model", "util.config", "util.options", "util.runtime", "util.run.atomic"),
     "data.shapes.pretrain": ("data", "model", "util.config", "util.runtime", "util.run"),  # it trains a CLIP
-    "util.config": ("util.options", "util.runtime"),
+    "util.config": ("util.options", "util.values", "util.runtime"),
+    "util.values": ("util.runtime",),
     "util.options": ("util.runtime",),
     "util.runtime": (),
     "util.run": ("model", "util.config", "util.options", "util.runtime"),
