@@ -1,9 +1,12 @@
 """Class files: what cannot be is named, in one line and at once."""
 import time
 
+import numpy as np
 import pytest
 
 from data.folds import Classes
+from data.index import Index
+from data.samples import exhaustive, train_images
 from util.runtime.errors import UserError
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -48,3 +51,15 @@ def test_a_class_file_is_read_as_any_system_writes_it(tmp_path, encoding):
     text = "classes: [caf\u00e9, no, 1, 2024-01-99, null]\r\nfolds: [[no], [1]]\r\n"
     classes = Classes.read(written(tmp_path, text.encode(encoding)))
     assert classes.names == ["caf\u00e9", "no", "1", "2024-01-99", "null"] and classes.folds == ((2,), (3,))
+
+
+@pytest.mark.parametrize("names", [["cat"], ["cat", "dog"]])
+def test_a_fold_that_leaves_no_class_to_train_on_is_told_so(names):
+    """Its classes can still be tested."""
+    index = Index("list.txt", [("a.jpg", "a.png")], np.array([[9] * (len(names) + 1)]))
+    classes = Classes(names, (tuple(range(1, len(names) + 1)),))
+    for which in ("seen", "ignore"):
+        with pytest.raises(UserError, match="holds back every class"):
+            train_images(index, classes, 0, 1, which)
+    assert train_images(index, classes, 0, 1, "all").rows == [0]
+    assert len(exhaustive(index, classes.unseen(0), 1)) == len(names)

@@ -7,7 +7,9 @@ import pytest
 from PIL import Image
 
 from data.files import how_to_make
+from data.fold import FoldData
 from data.index import read_index
+from util.config import ROOT, Config, load
 from util.runtime.errors import UserError
 
 
@@ -87,6 +89,18 @@ def test_what_is_missing_is_told_with_the_command_that_makes_it(root, dataset, c
         message = complaint(root, root / "list.txt", 3, dataset)
         assert command in message and f"list.txt:4: {root / name} is not there" in message
         (root / "aside").rename(root / name)
+
+
+def test_lists_that_share_an_image_are_refused_before_training(tiny_shapes, tmp_path):
+    lists = {part: (tiny_shapes / f"lists/{part}.txt").read_text() for part in ("train", "val")}
+    (tmp_path / "train.txt").write_text(lists["train"] + lists["val"].splitlines()[0])
+    cfg = load(Config, ROOT / "config/shapes/esda.yaml", [
+        f"data.root={tiny_shapes}", f"data.train_list={tmp_path / 'train.txt'}", "data.min_pixels=32", "data.workers=0",
+        f"data.val_list={tiny_shapes / 'lists/val.txt'}"])
+    with pytest.raises(UserError, match="1 images are in the training and in the validation list, such as JPEGImages/val"):
+        FoldData(cfg).training()
+    cfg.data.train_list = str(tiny_shapes / "lists/train.txt")
+    assert FoldData(cfg).training()[2] > 0
 
 
 def test_masks_that_hold_0_and_255_alone_are_told_what_255_means(root):

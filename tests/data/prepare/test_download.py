@@ -1,4 +1,4 @@
-"""data.prepare.download against a server of our own on the loopback: whole, resumed, wrong, already there, out of reach."""
+"""data.prepare.download against a server of our own: whole, resumed, wrong, already there, out of reach."""
 import hashlib
 import os
 import shutil

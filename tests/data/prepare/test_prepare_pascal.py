@@ -1,4 +1,5 @@
 """data.prepare pascal on miniature archives: which mask, which image, which list, and what a bad source is told."""
+import io
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from miniature import (
     prepared,
     read_png,
 )
+from scipy.io import savemat
 
 from data.files import read_list
 from data.prepare.pascal import MASKS, draw
@@ -135,7 +137,42 @@ def test_the_train_list_is_sbd_in_order_and_then_what_only_voc_has(made):
     assert train[:-1] == sorted(train[:-1]) and train[-1] == VOC_TRAIN[0].name
 
 
+@pytest.mark.parametrize("encode", [
+    lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
+    lambda text: text.replace("\n", " \n\n").encode("utf-16")], ids=["windows", "utf-16"])
+def test_the_sources_lists_are_read_as_any_system_writes_them(spoilt, made, tmp_path, encode):
+    for file in [*spoilt.rglob("Segmentation/*.txt"), spoilt / SBD / "train.txt"]:
+        file.write_bytes(encode(file.read_text()))
+    out = prepared("pascal", spoilt, tmp_path / "out")
+    assert contents(out / "lists") == contents(made / "lists") and contents(out / MASKS) == contents(made / MASKS)
+
+
+def test_masks_are_made_again_exactly_where_their_source_changes(spoilt, tmp_path):
+    root = prepared("pascal", spoilt, tmp_path / "out")
+    before = miniature.times(root)
+    first, second = VOC_VAL[0], SBD_VAL[0]
+    for file, data in ((f"{VOC}SegmentationClass/{first.name}.png", palette_png(mask_of(first)[::-1])),
+                       (f"{SBD}cls/{second.name}.mat", gt_mat(mask_of(second)[::-1]))):
+        (spoilt / file).unlink()
+        (spoilt / file).write_bytes(data)
+    prepared("pascal", spoilt, root)
+    after = miniature.times(root)
+    assert {Path(name).stem for name in after if name.startswith(MASKS) and after[name] != before[name]} == {
+        first.name, second.name}
+    assert np.array_equal(read_png(root / MASKS / f"{first.name}.png"), mask_of(first)[::-1])
+    assert np.array_equal(read_png(root / MASKS / f"{second.name}.png"), mask_of(second)[::-1])
+
+
 # Sources with a fault
+
+@pytest.mark.parametrize("file, text, named", [
+    (f"{SBD}train.txt", "2008_000008\n2008_000101 -1\n", "train.txt:2: '2008_000101 -1'"),
+    (f"{SBD}train.txt", "2008_000008\n2008_000008\n", "twice"),
+    (f"{VOC}ImageSets/Segmentation/train.txt", f"{VOC_VAL[0].name}\n", VOC_VAL[0].name)])
+def test_a_list_of_the_sources_that_cannot_be_is_named(spoilt, prepare, file, text, named):
+    (spoilt / file).write_text(text)
+    complains(prepare(spoilt), named, "again")
+
 
 def test_an_image_that_no_source_holds_is_named(spoilt, prepare, tmp_path):
     (spoilt / SBD / f"img/{SBD_ALONE.name}.jpg").unlink()
@@ -160,6 +197,13 @@ def test_a_garbled_file_is_named_and_leaves_no_lists(spoilt, prepare, tmp_path, 
     assert not (tmp_path / "out" / "lists").exists() and not list((tmp_path / "out").rglob("*.part"))
 
 
+def mat(values: np.ndarray) -> bytes:
+    """An SBD struct of any values."""
+    buffer = io.BytesIO()
+    savemat(buffer, {"GTcls": {"Segmentation": values}})
+    return buffer.getvalue()
+
+
 WHOLE = mask_of(IN_BOTH)
 PNG, MAT = palette_png(WHOLE), gt_mat(WHOLE)
 
@@ -168,6 +212,10 @@ PNG, MAT = palette_png(WHOLE), gt_mat(WHOLE)
     ("a.mat", MAT[:len(MAT) // 2], "not readable"), ("a.mat", b"", "not readable"),
     ("a.png", PNG[:len(PNG) // 2], "not readable"), ("a.mat", gt_mat(WHOLE, "GTinst"), "GTcls"),
     ("a.mat", gt_mat(np.full((4, 4), 21, np.uint8)), "class 21"),
+    ("a.mat", mat(np.full((4, 4), 257, np.uint16)), "class 257"),
+    ("a.mat", mat(np.full((4, 4), -1, np.int16)), "class -1"),
+    ("a.mat", mat(np.full((4, 4), 0.5)), "class 0.5"), ("a.mat", mat(np.full((4, 4), np.nan)), "class nan"),
+    ("a.mat", mat(np.full((4, 4), 1j)), "complex"), ("a.mat", mat(np.zeros((2, 2, 2), np.uint8)), "3-dimensional"),
     ("a.png", palette_png(np.full((4, 4), 254, np.uint8)), "class 254"), ("a.png", jpeg(IN_BOTH), "palette")])
 def test_what_is_no_mask_of_pascal_is_named(tmp_path, name, data, named):
     (tmp_path / name).write_bytes(data)

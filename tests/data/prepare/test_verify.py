@@ -56,8 +56,8 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_still_read(copy, run_scrip
 
 
 def test_a_mask_in_both_lists_is_a_problem(copy, run_script):
-    lists = copy / "lists"
-    (lists / "train.txt").write_text((lists / "train.txt").read_text() + (lists / "val.txt").read_text().splitlines()[0])
+    train, val = (copy / f"lists/{part}.txt" for part in ("train", "val"))
+    train.write_text(train.read_text() + val.read_text().splitlines()[0])
     done = run_script("data.verify", "shapes", *options(copy))
     assert done.returncode == 2 and "1 images are in the training and in the validation list" in done.stderr
 
@@ -98,8 +98,8 @@ def test_the_report_lies_elsewhere_where_the_data_cannot_be_written_to(copy, tmp
 
 
 def test_a_figure_is_held_against_the_published_one():
-    right, off, wrong, none = (str(Figure("pairs", n, known, exact, "other masks"))
-                               for n, known, exact in ((100, 100, False), (103, 100, False), (99, 100, True), (7, 0, True)))
+    right, off, wrong, none = (str(Figure("pairs", n, known, exact, "other masks")) for n, known, exact in (
+        (100, 100, False), (103, 100, False), (99, 100, True), (7, 0, True)))
     assert right == "ok    pairs: 100" and off.startswith("note") and "+3, +3.0 %" in off and "other masks" in off
     assert wrong.startswith("WRONG") and "-1, -1.0 %" in wrong and none.startswith("WRONG") and "(+7)" in none
 
@@ -116,8 +116,8 @@ def coco_set(tmp_path_factory) -> Path:
 
 
 def coco_figures(root: Path, *options) -> dict[str, Figure]:
-    cfg = load(Config, ROOT / "config/coco/esda.yaml", [
-        f"data.root={root}", f"data.train_list={root}/lists/train.txt", f"data.val_list={root}/lists/val.txt", *options])
+    lists = [f"data.{part}_list={root}/lists/{part}.txt" for part in ("train", "val")]
+    cfg = load(Config, ROOT / "config/coco/esda.yaml", [f"data.root={root}", *lists, *options])
     classes = classes_of(cfg.data)
     train, val = (verify.check_list(str(root), f"{root}/lists/{part}.txt", 80).index for part in ("train", "val"))
     folds = [published.fold_of(train, val, classes, fold, cfg) for fold in range(4)]
@@ -173,7 +173,8 @@ def test_cocos_facts_are_the_published_ones():
                                                            (12_640, 14_315)]
     assert [fold.train for fold in published.COCO_FOLDS] == [21_917, 41_809, 43_045, 0]
     hashes = [h for fold in published.COCO_FOLDS for h in (fold.test_hash, fold.train_hash) if h]
-    assert [h[:8] for h in hashes] == ["6ea77dcb", "76799a81", "96f94cc8", "5514a5c2", "fac79cff", "063e5f18", "f5367f28"]
+    assert [h[:8] for h in hashes] == ["6ea77dcb", "76799a81", "96f94cc8", "5514a5c2", "fac79cff", "063e5f18",
+                                       "f5367f28"]
     assert all(len(h) == 64 for h in hashes)
 
 
