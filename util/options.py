@@ -83,7 +83,7 @@ class Model:
         "esda", "esda; without training: maskclip, clip_prior, everything (model/baselines.py)")
     clip: str = option("weights/ViT-B-16.pt", "CLIP's weights in any format of model/clip/weights.py. Only the place: "
                        "runs know the weights themselves by a fingerprint", numbers=False)
-    size: int = option(480, "px, side of the square input; a multiple of the patch size", least=1, most=8192)
+    size: int = option(480, "px, side of the square input; a multiple of the patch size", least=1, most=4096)
     pixel_mean: list[float] = option(
         [0.48145466, 0.4578275, 0.40821073],
         "RGB in 0..1, those CLIP was trained with (OpenAI CLIP, clip.py); the released ESDA has ImageNet's",
@@ -144,7 +144,7 @@ class Loss:
 class Train:
     """the recipe"""
     epochs: int = option(200, "at most; the poly schedule runs over all of them", least=1, most=10**6)
-    epoch_samples: int = option(0, "samples an epoch; 0: every training image once", least=0, most=10**8)
+    epoch_samples: int = option(0, "samples an epoch; 0: every training image once", least=0, most=10**7)
     batch_size: int = option(8, "images an iteration, over all processes", least=1, most=65_536)
     micro_batch: int = option(
         0, "images at once; 0: all that a process has of the batch. Fewer take less memory and more time, and change "
@@ -185,7 +185,7 @@ class Eval:
         "episodic", "episodic: `samples` draws round the test list (what papers print); exhaustive: every image and "
         "present class once; generalised: one label a pixel out of background and all classes (epochs are then chosen "
         "by the exhaustive score)")
-    samples: int = option(1000, "episodic only", least=1, most=10**7)
+    samples: int = option(1000, "episodic only", least=1, most=10**6)
     seed: int = option(321, "of the episodic draw", least=0, most=2**63 - 1)
     draws: int = option(1, "episodic: how many draws are scored, with seeds `seed`, seed + 1, ...; mean and deviation",
                         least=1, most=1000)
@@ -210,6 +210,10 @@ class Eval:
         False, "final test: AUC of the name and score under an absent name (a second pass)", numbers=False)
     pictures: int = option(12, "samples drawn in TensorBoard, and one by one and on a sheet by the final test",
                            least=1, most=1000, numbers=False)
+
+    def __post_init__(self):
+        if self.samples * self.draws > 10**7:
+            raise UserError(f"eval.samples={self.samples} with eval.draws={self.draws} are more than 10 million")
 
 
 @dataclass

@@ -139,7 +139,7 @@ def test_a_checkpoint_runs_no_code(tmp_path):
         def __reduce__(self):
             return (Path(tmp_path / "sprung").touch, ())
     torch.save({"model": Trap()}, tmp_path / "trap.pt")
-    with pytest.raises(UserError, match="trap.pt"):
+    with pytest.raises(UserError, match="trap.pt.*it holds a .*getattr.*could run code"):
         checkpoint.read(tmp_path / "trap.pt", "try another")
     assert not (tmp_path / "sprung").exists()
 

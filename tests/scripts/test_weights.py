@@ -202,6 +202,10 @@ def test_training_on_all_classes_is_not_zero_shot(finished_run, tmp_path):
 
 # Starting from weights
 
+def test_test_py_resumes_nothing(finished_run):
+    complains(in_process("test.py", *CONFIG, *finished_run[1], f"resume={finished_run[0]}"), "resume=", "weights=")
+
+
 @pytest.mark.slow
 def test_training_starts_from_given_weights_and_says_so(finished_run, tmp_path):
     file = finished_run[0] / "checkpoints" / "last.pt"
@@ -214,7 +218,8 @@ def test_training_starts_from_given_weights_and_says_so(finished_run, tmp_path):
     assert results["trained_on"]["start"]["file"] == str(file) and "not_zero_shot" not in results
     resumed = ("train.py", *CONFIG, *finished_run[1], f"exp={tmp_path}", *STILL, f"resume={folder}")
     assert in_process(*resumed).returncode == 0, "which needs no weights= and no such file"
-    complains(in_process(*resumed, f"weights={file}"), "weights=", "resume=", "leave one of the two away")
+    assert in_process("train.py", "--config", folder / "config.yaml", f"resume={folder}").returncode == 0
+    complains(in_process(*resumed, "weights=another.pt"), "weights=another.pt", "resume=", "leave one of the two away")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Tensors and plain values in files that are whole or absent, read back without running any code in them."""
 import io
+import re
 from pathlib import Path
 
 import safetensors.torch
@@ -40,7 +41,9 @@ def read(path: str | Path, remedy: str) -> dict:
                         "metadata": file.metadata() or {}}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not its own
-        raise UserError(f"{path}: not a checkpoint of this project ({type(error).__name__}); {remedy}") from None
+        foreign = re.search(r"GLOBAL (\S+)", str(error))  # as torch names what it does not load
+        reason = f"it holds a {foreign[1]}, which could run code" if foreign else type(error).__name__
+        raise UserError(f"{path}: not a checkpoint of this project ({reason}); {remedy}") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint; {remedy}")
     return content

@@ -21,7 +21,7 @@ def read_run(cfg: Config) -> tuple[Config, dict, Path]:
     remedy = "resume= wants checkpoints/last.pt of a run"
     checkpoint.require_entries(saved, {**checkpoint.WEIGHTS, **checkpoint.STATE}, file, remedy)
     before = from_dict(Config, saved["config"], f"{file}: its options")
-    if cfg.weights:
+    if cfg.weights not in ("", before.weights):
         raise UserError(f"weights={cfg.weights} and resume={cfg.resume}: a run that is resumed goes on from its own "
                         f"weights; leave one of the two away")
     cfg = replace(cfg, weights=before.weights)
