@@ -22,7 +22,7 @@ MARKERS = "oDs^vPX<>*"
 STYLE = {"font.size": 15, "text.parse_math": False, "axes.spines.top": False, "axes.spines.right": False,
          "axes.grid": True, "axes.grid.axis": "x", "grid.color": "0.85", "axes.axisbelow": True, "figure.dpi": 100}
 MOST_SAMPLES = 12          # on a sheet
-MOST_INCHES = 300          # of a picture's height: PNG readers give up beyond some ten thousand pixels
+MOST_INCHES = 300          # of a picture's sides: PNG readers give up beyond some ten thousand pixels
 
 
 def _style(k: int) -> dict:
@@ -44,7 +44,8 @@ def means_chart(runs: pd.DataFrame) -> Figure:
                   **_style(k), markersize=7, label=f"a run of fold {fold}")
     for y, model in enumerate(models):
         by_seed = runs[runs["model"] == model].pivot(index="seed", columns="fold", values="miou")
-        mean, error = by_seed.mean().mean(), by_seed.mean(axis=1).std()
+        every = by_seed.notna().all(axis=None)  # seeds of fewer folds have means of something else
+        mean, error = by_seed.mean().mean(), by_seed.mean(axis=1).std() if every else np.nan
         axes.errorbar(mean, y, xerr=None if np.isnan(error) else error, fmt="|", color="black", markersize=30,
                       markeredgewidth=3, capsize=7, linewidth=2, zorder=1,
                       label="mean ± deviation over seeds" if y == 0 else None)
@@ -121,7 +122,7 @@ def predictions_sheet(groups: list[Group], samples: list[Shared]) -> Figure:
     Raises UserError for a picture that cannot be read.
     """
     heads = ["image", "truth", *(g.label(groups) for g in groups)]
-    figure = Figure((2.6 * len(heads) + 1.5, 2.6 * len(samples) + 0.6), layout="constrained")
+    figure = Figure((min(2.6 * len(heads) + 1.5, MOST_INCHES), 2.6 * len(samples) + 0.6), layout="constrained")
     grid = figure.subplots(len(samples), len(heads), squeeze=False)
     for head, axes in zip(heads, grid[0]):
         axes.set_title(head)

@@ -134,6 +134,11 @@ def test_what_test_py_leaves(made, table):
         assert [found[arch][column] for arch in ("esda", "released", "everything")] == values
     assert found["esda"]["seeds"] == "1 2" and pd.isna(found["esda"]["training_seconds"])
     assert pd.isna(found["esda"]["miou_selected_by_unseen"]) and found["esda"]["miou_selected_by_seen"] == 25
+    made.folds("mixed", (10, 20, 30, 40), seed=1)
+    made.folds("mixed", (10, 20, 30, 40), seed=2, selections=None, training_seconds=None)
+    mixed = numbers(table())["mixed"]
+    assert mixed["miou_selected_by_unseen"] == 25 and pd.isna(mixed["miou_selected_by_last"]), "known of some runs only"
+    assert pd.isna(mixed["training_seconds"])
 
 
 # Scores that are not zero-shot

@@ -45,13 +45,13 @@ def sheet(groups):
 # Charts
 
 def test_means_by_hand():
-    runs = pd.DataFrame({"model": ["a"] * 4 + ["b"] * 2, "fold": [0, 1, 0, 1, 0, 1], "seed": [1, 1, 2, 2, 1, 1],
-                         "miou": [10, 20, 14, 24, 50, 70]})
+    runs = pd.DataFrame({"model": [*"aaaabbccc"], "fold": [0, 1, 0, 1, 0, 1, 0, 1, 0],
+                         "seed": [1, 1, 2, 2, 1, 1, 1, 1, 2], "miou": [10, 20, 14, 24, 50, 70, 30, 50, 40]})
     axes, = means_chart(runs).axes
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
-    assert [text.get_text() for text in axes.texts] == ["17.0 ± 2.8", "60.0"]  # 15 and 19: 4 / sqrt(2)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
+    assert [text.get_text() for text in axes.texts] == ["17.0 ± 2.8", "60.0", "42.5"]  # 15 and 19: 4 / sqrt(2)
     points = [line for line in axes.lines if line.get_label().startswith("a run of fold")]
-    assert [list(line.get_xdata()) for line in points] == [[10, 14, 50], [20, 24, 70]]
+    assert [list(line.get_xdata()) for line in points] == [[10, 14, 50, 30, 40], [20, 24, 70, 50]]
 
 
 def test_a_dot_is_the_mean_over_seeds_and_its_bar_their_deviation(made, groups):
