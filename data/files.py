@@ -71,7 +71,7 @@ def read_text(path: str | Path, remedy: str, limit: int = MAX_TEXT) -> str:
             continue
     else:
         raise UserError(f"{path}: begins as {MARKS[mark].upper()} but is not; {remedy}")
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "").rstrip("\x1a")  # DOS ends a file so
     if re.search(r"[\x00-\x08\x0b\x0e-\x1f]", text):
         raise UserError(f"{path}: a binary file where a text file should be; {remedy}")
     return text

@@ -4,11 +4,15 @@
     python -m data.prepare coco --source DIR [DIR ...]       train2014.zip, val2014.zip, annotations_trainval2014.zip
     python -m data.prepare pascal --download                 fetches what is not there first
     python -m data.prepare clip                              OpenAI's ViT-B/16 to weights/ViT-B-16.pt
+    python -m data.prepare verify DATASET                    the same as python -m data.verify
+    python -m data.prepare lists DIR                         the same as python -m data.lists
 
-DIR holds the archives as downloaded, or what was unpacked from them. Images are linked where that is possible. The
-work can be stopped at any time; the same command goes on with it.
+DIR holds the archives as downloaded, or what was unpacked from them. Images are linked where that is possible. You can
+stop the work at any time; the same command goes on with it. When a source has changed, it makes the masks that follow
+from it again.
 """
 import argparse
+import importlib
 import json
 import shlex
 import signal
@@ -91,6 +95,9 @@ def _stamp(path: Path, made_with: dict, finished: bool) -> None:
 
 
 def main() -> None:
+    if sys.argv[1:2] in (["verify"], ["lists"]):
+        module = importlib.import_module(f"data.prepare.{'own' if sys.argv.pop(1) == 'lists' else 'verify'}")
+        return module.main()
     parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=[*SETS, "clip"])
@@ -105,6 +112,9 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     if given.dataset == "clip":
         return download(given.out or Path("weights/ViT-B-16.pt"), CLIP)
+    for folder in filter(None, (given.out, *given.source)):
+        if not str(folder).isprintable():
+            raise UserError(f"{str(folder)!a}: a name that is not UTF-8 or not printable; rename the folder")
     for source in given.source:
         if not source.is_dir():
             raise UserError(f"{source}: no such folder; --source names the folder that the archives lie in")

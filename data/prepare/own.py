@@ -59,6 +59,8 @@ def main() -> None:
     given = parser.parse_args()
     if not 0 < given.val < 1:
         raise UserError(f"--val {given.val:g}: should lie between 0 and 1")
+    if not str(given.root).isprintable():
+        raise UserError(f"{str(given.root)!a}: a name that is not UTF-8 or not printable; rename the folder")
     every = pairs(given.root, given.images, given.masks)
     parts = {part: [p for p in every if held_out(p[0], given.val) == (part == "val")] for part in ("train", "val")}
     for part, chosen in parts.items():

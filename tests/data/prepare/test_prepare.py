@@ -347,6 +347,16 @@ def test_a_question_of_coco_alone_is_refused_for_pascal(run, tmp_path, out, opti
     assert not out.exists()
 
 
+def test_verify_and_lists_are_subcommands_too(run, tmp_path):
+    complains(run("lists", tmp_path), tmp_path / "images", "--images")
+    complains(run("verify", "pascal", f"data.root={tmp_path / 'nosuch'}"), "nosuch", "python -m data.prepare pascal")
+
+
+@pytest.mark.parametrize("option", ["--out", "--source"])
+def test_a_folder_whose_name_cannot_be_printed_is_one_line(run, option):
+    complains(run("pascal", option, os.fsdecode(b"caf\xe9")), "caf\\udce9", "rename")
+
+
 # Training and testing
 
 def fold_0(name: str, root: Path) -> tuple[list[str], list[str], list[str]]:
