@@ -1,6 +1,7 @@
 """Which runs make one row of a table, and whether they may be averaged."""
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from util.compare.runs import Result
 from util.config import changes_numbers
@@ -9,6 +10,9 @@ from util.runtime.errors import UserError
 # What runs of one row differ in by right, and what is compared in another way: by where the weights come from.
 APART = {"arch", "fold", "seed", "weights", "train.select", "data.train_classes", "eval.manifest"}
 TEST = ("eval.draws", "eval.seed", "eval.manifest", "eval.images", "eval.fit", "data.min_pixels")  # what decides a test
+
+
+_counts = cache(changes_numbers)  # asked for every pair of runs
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def differing_options(a: Result, b: Result) -> dict[str, tuple]:
     missing = object()  # no option's value: None is one
     keys = sorted(key for key in {**a.options, **b.options} if key not in APART
                   and a.options.get(key, missing) != b.options.get(key, missing))
-    return {key: (a.options.get(key), b.options.get(key)) for key in keys if changes_numbers(key)}
+    return {key: (a.options.get(key), b.options.get(key)) for key in keys if _counts(key)}
 
 
 def _check_alike(group: Group) -> None:

@@ -147,10 +147,12 @@ class Table:
                              f"{', '.join(g.first.raw['changed_options'])}.")
         notes += [f"[{k}] published, not run here: {p.source}{f'; {p.note}' if p.note else ''}."
                   for k, p in enumerate(self.published, 1)]
-        return [*notes, f"Mean mIoU ±: standard deviation (n - 1) of the folds' mean over seeds. Against "
-                f"{self.baseline or 'a baseline'} ±: standard error over pairs of the same fold and seed.",
+        errors = {"miou_std_over_seeds": "Mean mIoU ±: standard deviation (n - 1) of the folds' mean over n seeds.",
+                  "miou_minus_baseline_error": f"Against {self.baseline} ±: standard error over pairs of runs of one "
+                                               f"fold and seed."}
+        return [*notes, *(words for column, words in errors.items() if self.frame[column].notna().any()),
                 *(f"Trained on {which}: {words}." for which, words in TRAINED_ON.items()
-                  if any(g.first.trained_on.partition(" ")[0] == which for g in self.groups)),
+                  if any(g.first.trained_on.partition(" ")[0].rstrip(",") == which for g in self.groups)),
                 f"At unseen, seen, last: unseen-class mIoU at the {SELECTIONS['unseen'].words}, as the field selects; "
                 f"at the {SELECTIONS['seen'].words}, which uses no unseen mask; at the {SELECTIONS['last'].words}.",
                 "Seen, held out: mIoU of seen classes on validation images (eval.seen_samples).",
