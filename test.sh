@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source util/setup.sh
+usage_if_asked "$@"
 
 if [ $# -lt 2 ] || [[ $1 == *=* ]] || [[ $2 == *=* ]]; then
     echo "error: usage: bash test.sh DATASET FOLD WEIGHTS [key=value ...]" >&2
@@ -16,7 +17,7 @@ shift 2
 weights=()
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then weights=("weights=$1"); shift; fi
 config_of "$dataset"
-launch_of "${NPROC:-1}"
+launch_of
 
 setup requirements.txt
 folds_of "$fold" "$@"
@@ -24,6 +25,8 @@ if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
 
 stamp=$(date +%Y%m%d-%H%M%S)
 for k in "${folds[@]}"; do
-    "$python" ${launch[@]+"${launch[@]}"} test.py --config "$config" fold="$k" run="$stamp" ${weights[@]+"${weights[@]}"} "$@"
+    command=("$python" ${launch[@]+"${launch[@]}"} test.py --config "$config" fold="$k" run="$stamp" ${weights[@]+"${weights[@]}"} "$@")
+    [ "$fold" = all ] || exec "${command[@]}"
+    run "${command[@]}"
 done
-if [ "$fold" = all ]; then "$python" -m util.results.table --config "$config" run="$stamp" "$@"; fi
+"$python" -m util.results.table --config "$config" run="$stamp" "$@"

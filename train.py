@@ -14,15 +14,16 @@ def main() -> int:
     cfg = from_command_line(sys.argv[1:], __doc__)
     stop, trainer = StopRequest(), None
     try:
-        from util.training.trainer import Trainer  # torch takes seconds to import: mistakes above are told before
+        with stop:  # an import that is cut off complains in its own words
+            from util.training.trainer import Trainer  # torch takes seconds to import: mistakes above are told before
+        stop.check()
         trainer = Trainer(cfg, stop)
         trainer.fit()
         trainer.finish()
         trainer.processes.close()
     except Stopped as stopped:
-        where = f"; go on with resume={trainer.run.folder}" if trainer else ""
-        print(f"\nstopped{where}", file=sys.stderr)
-        return stopped.status
+        stopped.where = f"; go on with resume={trainer.run.folder}" if trainer else ""
+        raise
     finally:
         if trainer:
             trainer.run.close()

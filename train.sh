@@ -7,12 +7,13 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 source util/setup.sh
+usage_if_asked "$@"
 
 dataset=shapes fold=0
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then dataset=$1; shift; fi
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then fold=$1; shift; fi
 config_of "$dataset"
-launch_of "${NPROC:-1}"
+launch_of
 
 setup requirements.txt
 folds_of "$fold" "$@"
@@ -20,6 +21,8 @@ if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
 
 stamp=$(date +%Y%m%d-%H%M%S)
 for k in "${folds[@]}"; do
-    "$python" ${launch[@]+"${launch[@]}"} train.py --config "$config" fold="$k" run="$stamp" "$@"
+    command=("$python" ${launch[@]+"${launch[@]}"} train.py --config "$config" fold="$k" run="$stamp" "$@")
+    [ "$fold" = all ] || exec "${command[@]}"
+    run "${command[@]}"
 done
-if [ "$fold" = all ]; then "$python" -m util.results.table --config "$config" run="$stamp" "$@"; fi
+"$python" -m util.results.table --config "$config" run="$stamp" "$@"

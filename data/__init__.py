@@ -1,0 +1,1 @@
+import util.runtime  # noqa: F401  (its first lines come before all other imports)

@@ -1,10 +1,12 @@
-# Sourced by train.sh, test.sh and tests/run.sh: sets `python` to one that has what requirements.txt names.
-#   setup REQUIREMENTS            and
-#   config_of DATASET             sets `config` to config/DATASET/esda.yaml, or of shapes/notext to config/shapes/notext.yaml
-#   folds_of FOLD [key=value ...] sets `folds` to FOLD, or to all that the config's data set has
-#   launch_of NPROC               sets `launch` to what stands between python and a script that runs in NPROC processes
-# In an active virtual or conda environment that is its own python, and what is missing there is said. Elsewhere .venv
-# is made once; .venv/made_with.* hold the requirements it was made with, and are written last.
+# Sourced by train.sh, test.sh and tests/run.sh.
+#   setup REQUIREMENTS             sets `python` to one that has what the file names
+#   usage_if_asked ["$@"]          prints how the script is called, if it was called with -h or --help
+#   config_of DATASET              sets `config` to config/DATASET/esda.yaml, or of shapes/notext to config/shapes/notext.yaml
+#   folds_of FOLD [key=value ...]  sets `folds` to FOLD, or to all that the config's data set has
+#   launch_of                      sets `launch` to what stands between python and a script that runs in NPROC processes on NNODES machines
+#   run COMMAND ...                runs a command that gets the signals which this script gets
+# In an active virtual or conda environment, python is that environment's, and what is missing there is an error.
+# Elsewhere .venv is made once; .venv/made_with.* hold the requirements it was made with, and are written last.
 
 # glibc hands large blocks back to the system after every operation and asks for them again; on a CPU that costs a
 # third of a training step (1.3 against 0.85 s for 32 images of Shapes-5i on one core). These keep them.
@@ -14,7 +16,7 @@ setup() {
     local wanted=$1
     if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
         python=python
-        "$python" util/runtime/requirements.py "$wanted" || exit 2
+        "$python" util/requirements.py "$wanted" || exit 2
         return
     fi
     python=.venv/bin/python
@@ -39,22 +41,77 @@ setup() {
     cat requirements.txt data/requirements.txt "$wanted" > "$made"
 }
 
+configs() { (cd config && ls -- */*.yaml 2>/dev/null | sed 's/\.yaml$//' | grep -v '/data$\|/pretrain$'); }
+
+usage_if_asked() {
+    local argument
+    for argument in "$@"; do
+        if [[ $argument == -h || $argument == --help ]]; then
+            sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$(basename "$0")"
+            echo
+            echo "DATASET is one of:"
+            configs | sed 's|/esda$||; s/^/  /'
+            exit 0
+        fi
+    done
+}
+
+nearest() {
+    "${PYTHON:-python3}" -c 'import difflib, sys
+print(*difflib.get_close_matches(sys.argv[1].lower(), sys.argv[2:], 1, 0))' "$@" 2>/dev/null || true
+}
+
 config_of() {
-    config=config/$1.yaml
-    [[ $1 == */* ]] || config=config/$1/esda.yaml
-    if [ ! -f "$config" ]; then
-        echo "error: $config: no such file; DATASET is one of: $(cd config && ls -d */ | tr -d / | xargs)" >&2
-        exit 2
+    local name=$1 sets known near
+    [[ $name == */* ]] || name=$name/esda
+    config=config/$name.yaml
+    [ ! -f "$config" ] || return 0
+    sets=$(configs | sed 's|/.*||' | sort -u)
+    if grep -qxF -- "${name%%/*}" <<< "$sets"; then
+        known=$(configs | grep "^${name%%/*}/")
+        near=$(nearest "$name" $known)
+        echo "error: $config: no such file; the configs of ${name%%/*} are $(xargs <<< "$known")${near:+; did you mean $near?}" >&2
+    else
+        near=$(nearest "${name%%/*}" $sets)
+        echo "error: $config: no such file; DATASET is one of: $(xargs <<< "$sets")${near:+; did you mean $near?}" >&2
     fi
+    exit 2
 }
 
 launch_of() {
+    local variable
     launch=()
-    if [[ ! $1 =~ ^[1-9][0-9]*$ ]]; then
-        echo "error: NPROC=$1 should be the number of processes, 1 or more" >&2
-        exit 2
+    for variable in NPROC NNODES; do
+        if [[ ! ${!variable:-1} =~ ^[1-9][0-9]*$ ]]; then
+            echo "error: $variable=${!variable} should be a whole number, 1 or more" >&2
+            exit 2
+        fi
+    done
+    if [ "${NNODES:-1}" != 1 ]; then
+        if [[ -z ${MASTER_ADDR:-} || ! ${NODE_RANK:-} =~ ^[0-9]+$ ]]; then
+            echo "error: NNODES=$NNODES machines need MASTER_ADDR, the first one's address, and NODE_RANK from 0 on" >&2
+            exit 2
+        fi
+        launch=(-m util.runtime.torchrun --nnodes="$NNODES" --node-rank="$NODE_RANK" --master-addr="$MASTER_ADDR"
+                --master-port="${MASTER_PORT:-29500}" --nproc-per-node="${NPROC:-1}")
+    elif [ "${NPROC:-1}" != 1 ]; then
+        launch=(-m util.runtime.torchrun --standalone --local-addr=127.0.0.1 --nproc-per-node="$NPROC")
     fi
-    [ "$1" = 1 ] || launch=(-m util.runtime.launch "$1")
+}
+
+run() {
+    local status=0 child
+    "$@" &
+    child=$!
+    trap 'kill -INT "$child" 2>/dev/null || true' INT
+    trap 'kill -TERM "$child" 2>/dev/null || true' TERM
+    wait "$child" || status=$?
+    while kill -0 "$child" 2>/dev/null; do  # a signal has ended the wait, not the command
+        status=0
+        wait "$child" || status=$?
+    done
+    trap - INT TERM
+    return "$status"
 }
 
 folds_of() {

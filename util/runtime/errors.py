@@ -1,8 +1,15 @@
 """Mistakes that a user can mend: one clear line on stderr, exit status 2, no traceback."""
+import json
+import os
+import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+
+from util.runtime.stop import Stopped
 
 
 class UserError(Exception):
@@ -18,22 +25,78 @@ def require_file(path: str | Path, remedy: str) -> Path:
 
 
 def run_main(main: Callable[[], int | None], *also: type[Exception]) -> None:
-    """Run a script's ``main`` and leave with its status; UserError, and ``also``, become a line and status 2."""
+    """Run a script's ``main`` and leave with its status.
+
+    UserError, ``also`` and errors of files and streams become a line and status 2; a reader of stdout that has gone
+    (``| head``) ends the script in silence. A process of torchrun leaves its reason to what started it.
+    """
+    _open_streams()
     try:
-        sys.exit(main())
-    except (UserError, *also) as error:
+        status = main()
         sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except Exception as error:
-        if _lost_another(error):
-            time.sleep(60)  # which is no reason of its own: what started the processes tells that one's and ends this one
-        raise
+    except (UserError, *also) as error:
+        status = _end(f"error: {error}", 2)
+    except Stopped as stopped:
+        status = _end(f"stopped{stopped.where}", stopped.status)
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        status = _end("stopped", 130)
+    except OSError as error:
+        status = _end_of_stream(error)
+    except Exception:
+        if not _record(traceback.format_exc()):
+            raise
+        status = 1
+    sys.exit(status)
 
 
-def _lost_another(error: Exception) -> bool:
-    """Whether torch.distributed says that another process is gone; gloo has no exception of its own."""
-    return "gloo" in str(error) or "DistError" in [kind.__name__ for kind in type(error).__mro__]
+def tell(line: str) -> None:
+    """Print a line on stderr, below a bar or a ^C that may stand there. If nobody can hear it, the status tells."""
+    with suppress(OSError, ValueError):
+        print(("\n" if sys.stderr.isatty() else "") + line, file=sys.stderr, flush=True)
+
+
+def _open_streams() -> None:
+    """What a script prints goes nowhere if stdout or stderr is closed, and may hold names that are not UTF-8."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it is while a command is imported (util/__init__.py)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _end(text: str, status: int) -> int:
+    with suppress(OSError):
+        sys.stdout.flush()
+    line = " ".join(text.split())
+    if not _record(line):
+        tell(line)
+    return status
+
+
+def _end_of_stream(error: OSError) -> int:
+    """An error of a file names it. One without a name is that of a stream."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return _end(f"error: {os.fsdecode(error.filename)}: {reason}", 2)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # nothing more comes out of it, at exit either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        return _end(f"error: stdout could not be written ({reason}); free some space, or send it elsewhere", 2)
+    return _end(f"error: a file, a pipe or a connection failed ({reason})", 2)
+
+
+def _record(reason: str) -> bool:
+    """Leave a line or a traceback in the error file that torchrun gave this process; False if there is none."""
+    file, now = os.environ.get("TORCHELASTIC_ERROR_FILE"), int(time.time())
+    message = {"message": reason, "extraInfo": {"py_callstack": reason, "timestamp": now}} if "\n" in reason else reason
+    with suppress(OSError):
+        if file:
+            Path(file).write_text(json.dumps({"message": message, "timestamp": now}))
+            return True
+    return False

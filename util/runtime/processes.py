@@ -1,6 +1,9 @@
-"""The processes that train together, one a GPU, as util/runtime/launch.py or torchrun starts them; usually there is one."""
+"""The processes that train together, one a GPU, as torchrun starts them; usually there is one."""
 import contextlib
 import os
+import signal
+import threading
+import time
 import warnings
 from datetime import timedelta
 from typing import Any
@@ -12,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from util.runtime.stop import StopRequest
 
-LONGEST = timedelta(hours=2)  # that one waits for another; a lost one is noticed by whatever started it, and at once
+LONGEST = timedelta(hours=2)  # that one process waits for another; torchrun notices a lost one at once
+GRACE = 300  # s for the step under way where torchrun itself is lost
 
 
 class Processes:
@@ -25,13 +29,13 @@ class Processes:
     def __init__(self, rank: int = 0, count: int = 1, stop: StopRequest | None = None):
         self.rank, self.count, self.stop = rank, count, stop
         self._wrapped: nn.Module | None = None
-        self._parent = os.getppid()
 
     @staticmethod
     def join(device: torch.device, stop: StopRequest | None = None) -> "Processes":
         """Meet the others as torchrun's variables say: RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT."""
         rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if count > 1:
+            threading.Thread(target=_stop_without, args=(os.getppid(),), daemon=True).start()
             if device.type == "cuda":
                 torch.cuda.set_device(device)
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=LONGEST)
@@ -42,7 +46,7 @@ class Processes:
         return items[self.rank::self.count]
 
     def whole(self, part: list) -> list:
-        """For everyone the list whose ``share`` each process gives."""
+        """The list of which each process gives its ``share``, for everyone."""
         parts = self.gather(part)
         items = [None] * sum(map(len, parts))
         for rank, part in enumerate(parts):
@@ -54,13 +58,13 @@ class Processes:
         if self.count == 1:
             return model
         if self._wrapped is None:
-            # Convolutions may give gradients channels last; copying the few there are costs nothing.
+            # Convolutions may give gradients channels last. There are few, and copying them costs nothing.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view")
             self._wrapped = DistributedDataParallel(model)
         return self._wrapped
 
     def gradients_wait(self, wrapped: nn.Module, wait: bool):
-        """Within it, gradients are kept and not yet averaged if ``wait``."""
+        """A context in which gradients are kept and not averaged yet, if ``wait``."""
         return wrapped.no_sync() if wait and self.count > 1 else contextlib.nullcontext()
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -79,12 +83,12 @@ class Processes:
         return items
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait for all to be here."""
         self.gather(None)
 
     @contextlib.contextmanager
     def one_first(self):
-        """Rank 0 goes through the block before the others: what it keeps on the disk they find there."""
+        """Rank 0 goes through the block before the others, which find on the disk what it has kept there."""
         if self.rank:
             self.wait()
         yield
@@ -92,18 +96,24 @@ class Processes:
             self.wait()
 
     def agree(self, losses: Tensor) -> tuple[list[float], bool]:
-        """The sums of everyone's losses, and whether anyone was asked to stop: all must end after the same step.
-
-        To lose what started the processes is to be asked, too.
-        """
-        asked = bool(self.stop and self.stop.number) or self.count > 1 and os.getppid() != self._parent
+        """The sums of everyone's losses, and whether anyone was asked to stop: all must end after the same step."""
+        asked = bool(self.stop and self.stop.number)
         *sums, stop = self.sum(torch.cat([losses, losses.new_tensor([asked])])).tolist()
         return sums, stop > 0
 
     def close(self) -> None:
-        """Where all have done all: a process that fails instead must not wait for the others here."""
+        """Leave the others. Only after success: a process that fails must not wait for them here."""
         if self.count > 1:
             dist.destroy_process_group()
+
+
+def _stop_without(parent: int) -> None:
+    """Stop as SIGTERM does once ``parent``, torchrun, has gone: nothing else would end this process then."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(128 + signal.SIGTERM)
 
 
 SINGLE_PROCESS = Processes()

@@ -1,4 +1,5 @@
 """Progress with the time left: a bar on a terminal, a plain line now and then in a log file or CI."""
+import contextlib
 import math
 import os
 import sys
@@ -26,8 +27,9 @@ class _Lines:
                 last = now
                 rate = (done - self.initial) / (now - start)
                 left = f", {tqdm.format_interval((self.total - done) / rate)} left" if self.total else ""
-                print(f"{self.label}: {done}/{self.total or '?'} ({rate:.1f}/s{left}) {self.note}".rstrip(),
-                      file=sys.stderr, flush=True)
+                with contextlib.suppress(OSError):  # nobody reads it, or the disk is full
+                    print(f"{self.label}: {done}/{self.total or '?'} ({rate:.1f}/s{left}) {self.note}".rstrip(),
+                          file=sys.stderr, flush=True)
 
     def set_postfix(self, **values) -> None:
         self.note = " ".join(f"{key}={value}" for key, value in values.items())
@@ -36,7 +38,7 @@ class _Lines:
 def progress(items: Iterable, label: str, total: int | None = None, initial: int = 0):
     """Iterate over ``items`` with progress on stderr; ``set_postfix(loss=...)`` adds a note.
 
-    Of several processes the first speaks alone.
+    Of several processes only the first speaks.
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items) + initial
