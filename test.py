@@ -9,11 +9,15 @@ import sys
 from model.errors import WeightsError
 from util.config import from_command_line
 from util.runtime.errors import run_main
+from util.runtime.stop import StopRequest
 
 
 def main() -> None:
     cfg = from_command_line(sys.argv[1:], __doc__)
-    from util.evaluation.tester import test  # torch takes seconds to import: mistakes above are told before
+    stop = StopRequest()
+    with stop:  # an import that is cut off complains in its own words
+        from util.evaluation.tester import test  # torch takes seconds to import: mistakes above are told before
+    stop.check()
     test(cfg)
 
 

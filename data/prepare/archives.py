@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from data.prepare.download import Remote, by_hand
-from util.run.atomic import write_bytes_atomically
+from util.run.atomic import remove_leftovers, write_bytes_atomically
 from util.runtime.errors import UserError
 from util.runtime.progress import progress
 from util.runtime.workers import map_in_processes
@@ -39,9 +39,7 @@ def inside(root: Path, name: str) -> Path:
 def clear_leftovers(targets: Iterable[Path]) -> None:
     """Remove what a process that was killed left half-written beside ``targets``."""
     for folder in {target.parent for target in targets}:
-        if folder.is_dir():
-            for leftover in folder.glob(".*.part"):
-                leftover.unlink(missing_ok=True)
+        remove_leftovers(folder)
 
 
 @dataclass(frozen=True)

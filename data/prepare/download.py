@@ -1,22 +1,18 @@
-"""Fetch one file and check it. A transfer that breaks off is kept beside it as .part, and the next call goes on."""
+"""Fetch one file and check it. A broken transfer is kept beside it as .part, and the next call goes on with it."""
 import hashlib
 import http.client
 import os
 import shlex
-import sys
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from util.runtime.errors import UserError
+from util.runtime.progress import progress
 
-CHUNK = 1 << 18
-TIMEOUT = 30  # s without a single byte
-EVERY = 15.0  # s between lines of progress where stderr is no terminal
+CHUNK = 1 << 20  # bytes; progress counts them as MiB
+TIMEOUT = 30     # s without a single byte
 
 
 @dataclass(frozen=True)
@@ -34,7 +30,7 @@ class Remote:
         return self.url.split("/")[-1]
 
     def problem(self, path: Path) -> str:
-        """What shows that the file at ``path`` is not this one, in words; "" if nothing does."""
+        """Why the file at ``path`` is not this one, in words; "" if it may be."""
         size = path.stat().st_size
         if self.size and size != self.size:
             return f"has {size} bytes, not {self.size}"
@@ -51,9 +47,10 @@ class Remote:
 
 
 def download(path: str | Path, remote: Remote) -> None:
-    """Bring ``remote`` to ``path``, which afterwards is whole and right, or as it was before.
+    """Fetch ``remote`` to ``path``, which is then whole and right, or as it was before.
 
-    Raises UserError: after a broken transfer or on a full disk, keeping PATH.part; for a wrong file, deleting it.
+    Raises UserError after a broken transfer and on a full disk, which keep PATH.part, and for a wrong file, which is
+    deleted.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
@@ -82,49 +79,38 @@ def download(path: str | Path, remote: Remote) -> None:
 
 
 def by_hand(path: str | Path, remote: Remote) -> str:
-    """The line that fetches ``remote`` without us, resuming too."""
+    """The shell's line that fetches ``remote``, and resumes."""
     return f"curl -L -C - -o {shlex.quote(str(path))} {remote.url}"
 
 
 def _said(remote: Remote) -> str:
-    """What was checked of a file that is right."""
+    """What was checked, in words."""
     if remote.hash:
         return f"its {remote.hash.split(':')[0].upper()} is right"
     return "its size is right" if remote.size else "no size or hash of it is published"
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Append to ``part`` what it still lacks, or write it anew where the server does not go on from the middle."""
+    """Append to ``part`` what it lacks, or write it anew if the server does not go on from the middle."""
     done = part.stat().st_size if part.is_file() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if done and error.code == 416:  # nothing lies beyond: all of it had come, and it will be judged
+        if done and error.code == 416:  # nothing is left to fetch; the file is checked next
             return
         raise
     with response:
         done = done if response.status == 206 else 0
         length = response.headers.get("Content-Length", "")
         total = done + int(length) if length.isdecimal() else None
+        chunks = progress(iter(lambda: response.read(CHUNK), b""), f"{part.stem}, MiB", total and -(-total // CHUNK),
+                          done // CHUNK)
         with open(part, "ab" if done else "wb") as file:
-            for chunk in _shown(iter(lambda: response.read(CHUNK), b""), part.stem, done, total):
+            for chunk in chunks:
                 file.write(chunk)
                 done += len(chunk)
             file.flush()
             os.fsync(file.fileno())
     if total is not None and done < total:
         raise ConnectionError(f"the connection broke off after {done} of {total} bytes")
-
-
-def _shown(chunks, label: str, done: int, total: int | None):
-    """``chunks``, with their progress on stderr: a bar on a terminal, else a line now and then."""
-    plain, last = not sys.stderr.isatty(), time.monotonic()
-    with tqdm(desc=label, total=total, initial=done, unit="B", unit_scale=True, leave=False, disable=plain) as bar:
-        for chunk in chunks:
-            yield chunk
-            done += len(chunk)
-            bar.update(len(chunk))
-            if plain and time.monotonic() - last >= EVERY:
-                last = time.monotonic()
-                print(f"{label}: {done / 1e6:.1f} of {f'{total / 1e6:.1f}' if total else '?'} MB", file=sys.stderr)

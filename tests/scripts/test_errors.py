@@ -1,5 +1,4 @@
 """What a user can get wrong ends in one line that says what, where and what to do. Scripts run in this process."""
-import os
 import shutil
 import subprocess
 import sys
@@ -253,22 +252,6 @@ def test_a_message_of_several_lines_becomes_one(capsys):
         run_main(main)
     assert left.value.code == 2
     assert capsys.readouterr().err == "error: a.yaml: not valid YAML: in line 3 here\n"
-
-
-# As in an active environment, which is this one.
-ACTIVE = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
-
-
-@pytest.mark.parametrize("command, environment, named", [
-    (["train.sh", "nosuch"], {}, "config/nosuch/esda.yaml"),
-    (["train.sh", "shapes", "7"], ACTIVE, "fold '7' is none of 0"),
-    (["test.sh", "shapes", "last"], ACTIVE, "fold 'last' is none of 0"), (["train.sh"], {"NPROC": "two"}, "NPROC=two"),
-    (["test.sh", "shapes", "0"], {"NPROC": "0"}, "NPROC=0"), (["test.sh", "shapes"], {}, "usage")])
-def test_the_shell_scripts_refuse_in_one_line(command, environment, named):
-    done = subprocess.run(["bash", *command], cwd=ROOT, env={**os.environ, **environment}, capture_output=True,
-                          text=True)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and named in done.stderr
 
 
 def test_a_checkpoint_on_other_clip_weights_is_refused():

@@ -1,5 +1,6 @@
 """Files that are either whole or absent."""
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from util.runtime.errors import UserError
@@ -25,10 +26,17 @@ def write_bytes_atomically(path: str | Path, data: bytes, remedy: str = IN_A_RUN
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        try:
+    except BaseException as error:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass
-        raise UserError(f"{path}: could not be written ({error.strerror}); what was there before is intact; "
-                        f"{remedy}") from None
+        if isinstance(error, OSError):
+            raise UserError(f"{path}: could not be written ({error.strerror}); what was there before is intact; "
+                            f"{remedy}") from None
+        raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written in ``folder`` and below. Nobody else may be writing there."""
+    for leftover in folder.rglob(".*.part"):
+        with suppress(OSError):
+            leftover.unlink()

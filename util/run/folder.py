@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from util.config import ROOT, Config, to_dict
 from util.run import checkpoint
-from util.run.atomic import write_bytes_atomically
+from util.run.atomic import remove_leftovers, write_bytes_atomically
 from util.runtime.errors import UserError
 from util.runtime.processes import SINGLE_PROCESS, Processes
 
@@ -44,7 +44,8 @@ class Run:
             return
         try:
             folder.mkdir(parents=True, exist_ok=not fresh)
-            self._log = open(folder / "log.txt", "a", encoding="utf-8")
+            remove_leftovers(folder)
+            self._log = open(folder / "log.txt", "a", encoding="utf-8", errors="surrogateescape")
         except FileExistsError:
             raise UserError(f"{folder}: a run of that name is there already; go on with it by resume={folder}, "
                             f"or choose another run=") from None
@@ -73,10 +74,14 @@ class Run:
         """One line on stdout and in log.txt."""
         if self.silent:
             return
-        print(text, flush=True)
         with self._writing("log.txt"):
             self._log.write(f"{time.strftime('%H:%M:%S')} {text}\n")
             self._log.flush()
+        try:
+            print(text, flush=True)
+        except OSError as error:  # its reader has gone, as after `| head`, or the disk is full
+            raise UserError(f"stdout could not be written ({error.strerror}), log.txt could; go on with "
+                            f"resume={self.folder}") from None
 
     def open_events(self, step: int) -> None:
         """Start writing TensorBoard events; those from ``step`` on that an interrupted run left are discarded."""
@@ -84,7 +89,7 @@ class Run:
             return
         with self._writing("events"):
             (self.folder / "events").mkdir(exist_ok=True)
-            # Not SummaryWriter: on a full disk its thread dies, and the run then waits for it for ever.
+            # Not SummaryWriter: on a full disk its thread dies, and the run waits for it for ever.
             self._events = EventsWriter(str(self.folder / "events" / "events"))
         if step:
             self._event(step, session_log=SessionLog(status=SessionLog.START))
@@ -120,7 +125,7 @@ class Run:
         return path
 
     def write_text(self, name: str, text: str) -> Path:
-        return self.write(name, text.encode())
+        return self.write(name, text.encode(errors="surrogateescape"))
 
     def write_json(self, name: str, values: dict) -> Path:
         return self.write_text(name, json.dumps(values, indent=2) + "\n")
@@ -131,7 +136,7 @@ class Run:
             checkpoint.write_atomically(self.checkpoints / name, content)
 
     def close(self) -> None:
-        """Close the files, quietly: what could not be written has been told of by then."""
+        """Close the files. What could not be written has been told by then."""
         for file in (self._events, self._log):
             with contextlib.suppress(OSError):
                 if file:

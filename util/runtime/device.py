@@ -41,13 +41,14 @@ def autocast(device: torch.device, precision: str):
 
 
 def computes_in_bf16(device: torch.device, precision: str) -> bool:
-    """Whether ``autocast`` of the same arguments does."""
+    """Whether ``autocast`` of the same arguments computes in bf16."""
     return not isinstance(autocast(device, precision), contextlib.nullcontext)
 
 
 def set_tf32(device: torch.device, precision: str) -> None:
-    """Let a GPU multiply fp32 numbers in TF32, of 10 bits instead of 23, where ``precision`` says so and nowhere else:
-    left alone, torch does it in convolutions. Raises UserError for tf32 on a CPU.
+    """Allow a GPU to multiply fp32 numbers in TF32 (10 bits of mantissa instead of 23) if ``precision`` asks for it.
+
+    Otherwise forbid it: torch allows it in convolutions by default. Raises UserError for tf32 on a CPU.
     """
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision=tf32: only CUDA has it; use precision=fp32, or auto for bf16 where that is fast")
@@ -61,7 +62,7 @@ def allow_tf32(allowed: bool) -> None:
 def _fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    try:  # on a CPU bf16 pays only where it multiplies in it
+    try:  # on a CPU bf16 pays only if its units multiply in bf16
         with open("/proc/cpuinfo", encoding="utf-8") as info:
             return any(line.startswith("flags") and ("avx512_bf16" in line or "amx_bf16" in line) for line in info)
     except OSError:
@@ -69,27 +70,28 @@ def _fast_bf16(device: torch.device) -> bool:
 
 
 def require_compiler() -> None:
-    """Raise UserError where torch.compile would find no C++ compiler."""
+    """Raise UserError if torch.compile would find no C++ compiler."""
     name = os.environ.get("CXX", "g++")
     if shutil.which(name) is None:
         raise UserError(f"compile=true needs a C++ compiler, and there is no {name}; install one or leave compile away")
 
 
 def make_deterministic(seed: int) -> None:
-    """Seed every generator, and let no operation depend on the order in which threads finish, where there is a choice:
-    on CUDA the gradient of fused attention still does, of which torch warns.
+    """Seed every generator, and take operations that do not depend on the order in which threads finish.
+
+    On CUDA there is none for the gradient of fused attention; torch warns of that.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's condition for deterministic cuBLAS
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
     torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what it has not written
-    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms first imports Inductor: a second
+    torch.set_deterministic_debug_mode("warn")  # use_deterministic_algorithms would import Inductor, for a second
     torch.backends.cudnn.benchmark = False
 
 
 def describe(device: torch.device, precision: str, processes: int = 1) -> str:
-    """One line for logs and results: what this ran on."""
+    """What this runs on, in one line for logs and results."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else (
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads")
     words = "bf16 autocast" if computes_in_bf16(device, precision) else "tf32" if precision == "tf32" else "fp32"

@@ -52,7 +52,8 @@ def run_main(main: Callable[[], int | None], *also: type[Exception]) -> None:
 def tell(line: str) -> None:
     """Print a line on stderr, below a bar or a ^C that may stand there. If nobody can hear it, the status tells."""
     with suppress(OSError, ValueError):
-        print(("\n" if sys.stderr.isatty() else "") + line, file=sys.stderr, flush=True)
+        print(("\n" if sys.stderr.isatty() else "") + line, file=sys.stderr)
+    _give_up(sys.stderr)
 
 
 def _open_streams() -> None:
@@ -67,8 +68,7 @@ def _open_streams() -> None:
 
 
 def _end(text: str, status: int) -> int:
-    with suppress(OSError):
-        sys.stdout.flush()
+    _give_up(sys.stdout)
     line = " ".join(text.split())
     if not _record(line):
         tell(line)
@@ -76,19 +76,23 @@ def _end(text: str, status: int) -> int:
 
 
 def _end_of_stream(error: OSError) -> int:
-    """An error of a file names it. One without a name is that of a stream."""
+    """An error of a file names it. One without a name is nearly always that of stdout."""
     reason = error.strerror or str(error)
     if error.filename is not None:
-        return _end(f"error: {os.fsdecode(error.filename)}: {reason}", 2)
+        return _end(f"error: {error.filename}: {reason}", 2)
+    if isinstance(error, BrokenPipeError):
+        _give_up(sys.stdout)
+        return 128 + signal.SIGPIPE
+    return _end(f"error: stdout, or another stream, failed ({reason}); free some space, or send it elsewhere", 2)
+
+
+def _give_up(stream) -> None:
+    """Write what is left. Where that fails, let Python not try again when it exits."""
     try:
-        sys.stdout.flush()
+        stream.flush()
     except OSError:
-        with suppress(OSError, ValueError):  # nothing more comes out of it, at exit either
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            return 128 + signal.SIGPIPE
-        return _end(f"error: stdout could not be written ({reason}); free some space, or send it elsewhere", 2)
-    return _end(f"error: a file, a pipe or a connection failed ({reason})", 2)
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _record(reason: str) -> bool:

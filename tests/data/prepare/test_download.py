@@ -20,6 +20,7 @@ from data.prepare.download import Remote, by_hand, download
 from model.clip.source import SHA256 as OF_CLIP
 from model.clip.source import URL
 from util.runtime.errors import UserError, run_main
+from util.runtime.progress import _Lines
 
 CONTENT = bytes(range(256)) * 4000
 SHA256, MD5 = hashlib.sha256(CONTENT).hexdigest(), hashlib.md5(CONTENT).hexdigest()
@@ -274,10 +275,11 @@ def test_clip_is_openais_file():
 
 
 def test_progress_is_plain_lines_in_a_log(server, path, monkeypatch, capsys):
-    monkeypatch.setattr(module, "EVERY", 0.0)
+    monkeypatch.setattr(module, "CHUNK", len(CONTENT) // 4)
+    monkeypatch.setattr(module, "progress", lambda *arguments: _Lines(*arguments, every=0.0))
     download(path, server.remote)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "clip.pt: 1.0 of 1.0 MB" and not any("\r" in line for line in lines)
+    assert [line.split(" (")[0] for line in lines] == [f"clip.pt, MiB: {n}/4" for n in (1, 2, 3, 4)]
 
 
 def test_progress_is_a_bar_on_a_terminal(server, path, monkeypatch, capsys):

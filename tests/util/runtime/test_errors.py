@@ -1,0 +1,89 @@
+"""However a command ends: one line or none on stderr, a status that tells, no traceback."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from util.config import ROOT
+from util.runtime.errors import UserError, run_main
+from util.runtime.stop import Stopped, StopRequest
+
+NAME = os.fsdecode(b"caf\xe9.jpg")  # Latin-1, as an old disk has it
+
+FULL = "error: stdout, or another stream, failed (No space left on device); "
+
+
+@pytest.mark.parametrize("error, status, line", [
+    (UserError("a.yaml: not valid YAML:\n  in line 3\n    here"), 2, "error: a.yaml: not valid YAML: in line 3 here"),
+    (UserError(f"{NAME}: not an image"), 2, "error: caf\\udce9.jpg: not an image"),
+    (PermissionError(13, "Permission denied", "/root/list.txt"), 2, "error: /root/list.txt: Permission denied"),
+    (OSError(28, "No space left on device"), 2, f"{FULL}free some space, or send it elsewhere"),
+    (Stopped(signal.SIGTERM, "; go on with resume=x"), 143, "stopped; go on with resume=x"),
+    (KeyboardInterrupt(), 130, "stopped")])
+def test_an_end_is_told_in_one_line(error, status, line, capsys):
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as left:
+        run_main(main)
+    assert left.value.code == status
+    told = capsys.readouterr().err.encode(errors="backslashreplace").decode()
+    assert told == line + "\n"
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda: 1 / 0)
+
+
+SAY = "from util.runtime.errors import UserError, run_main\ndef main():\n    "
+SAYS = {"little": "print('word')", "much": "print('word' * 100000)", "name": f"print({NAME!r})",
+        "mistake": "print('word'); raise UserError('wrong')"}
+
+
+@pytest.mark.parametrize("says, redirection, status, told", [
+    ("much", "| head -c 1", 141, ""), ("little", "| true", None, ""), ("little", ">&-", 0, ""),
+    ("little", "> /dev/full", 2, FULL), ("much", "> /dev/full", 2, FULL),
+    ("mistake", "> /dev/full", 2, "error: "), ("mistake", ">&-", 2, "error: wrong"), ("mistake", "2>&-", 2, ""),
+    ("mistake", "2> /dev/full", 2, ""), ("mistake", ">&- 2>&-", 2, ""), ("name", "> /dev/null", 0, "")])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_closed_and_full_streams(says, redirection, status, told, buffered, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "" if buffered else "1"}
+    script = tmp_path / "script.py"
+    script.write_text(f"{SAY}{SAYS[says]}\nrun_main(main)\n")
+    line = f'{sys.executable} {script} {redirection}; echo "${{PIPESTATUS[0]}}" > {tmp_path}/status'
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=environment, text=True,
+                          capture_output=True)
+    found = int((tmp_path / "status").read_text())
+    assert found in ((0, 141) if status is None else (status,))
+    assert done.stderr.startswith(told) and done.stderr.count("\n") == bool(told), done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.15, 0.6, 1.5])
+@pytest.mark.parametrize("command", [["train.py", "--config=config/shapes/esda.yaml"], ["-m", "data.verify", "shapes"]])
+def test_ctrl_c_in_the_first_seconds_prints_no_traceback(command, seconds, tmp_path):
+    process = subprocess.Popen([sys.executable, *command, f"data.root={tmp_path}/none"], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert "Traceback" not in said and said.count("\n") <= 2 and process.returncode in (-2, 130, 2), said
+
+
+def test_a_second_signal_soon_after_is_the_first_again(monkeypatch):
+    handlers, now = {}, [100.0]
+    monkeypatch.setattr("signal.signal", handlers.__setitem__)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    stop = StopRequest()
+    with stop:
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+        now[0] += 0.5
+        handlers[signal.SIGTERM](signal.SIGTERM, None)  # torchrun's, after the cluster's own
+        now[0] += 5
+        with pytest.raises(Stopped):
+            handlers[signal.SIGINT](signal.SIGINT, None)  # somebody who does not want to wait for the step
+    with pytest.raises(Stopped):
+        stop.check()
