@@ -5,7 +5,6 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing import active_children
 
 import torch
 from torch import Tensor
@@ -93,13 +92,14 @@ class Loader:
             raise
 
     def _start(self) -> Iterator:
-        others = set(active_children())
         try:  # first as many queues as torch makes: torch leaves half-made things behind, which complain at the exit
             [multiprocessing.Queue() for _ in range(self._loader.num_workers and self._loader.num_workers + 2)]
             batches = iter(self._loader)
-        except OSError as error:
-            raise UserError(f"loader processes cannot start ({error.strerror}); {NO_ROOM}") from None
-        _processes.update(set(active_children()) - others)
+        except (OSError, RuntimeError) as error:
+            _raise_if_one_died()
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"loader processes cannot start ({reason}); {NO_ROOM}") from None
+        _processes.update(getattr(batches, "_workers", ()))
         if _processes and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, _raise_if_one_died)  # torch's raises a RuntimeError wherever we are
         return batches

@@ -51,6 +51,7 @@ def run_main(main: Callable[[], int | None], *also: type[Exception]) -> None:
 
 def tell(line: str) -> None:
     """Print a line on stderr, below a bar or a ^C that may stand there. If nobody can hear it, the status tells."""
+    line = line.encode(errors="backslashreplace").decode()
     with suppress(OSError, ValueError):
         print(("\n" if sys.stderr.isatty() else "") + line, file=sys.stderr)
     _give_up(sys.stderr)
