@@ -40,7 +40,7 @@ def load(schema: type[Schema], file: str | Path, overrides: list[str] = ()) -> S
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"{text!r} on the command line is not of the form key=value")
+            raise UserError(f"{show(text)} on the command line is not of the form key=value")
         # Text is taken as it stands: YAML would read a date in 2025-01-01 and a mapping in the prompt {}.
         if _kind(schema, key) is not str and value:
             try:

@@ -214,8 +214,8 @@ def test_an_empty_config_is_the_defaults(tmp_path):
 
 def test_a_missing_option_is_named(tmp_path):
     with pytest.raises(UserError, match="jpeg_quality"):
-        load(ShapesData, write(tmp_path / "data.yaml", "root: here\nclasses: c\nseed: 1\ntrain: 1\nval: 1\nside: 8\n"
-                               "objects: [1, 2]\ndiameter: [1, 2]\nrotation: 0\noverlap: 0\n"))
+        load(ShapesData, write(tmp_path / "data.yaml", "root: here\nclasses: c\nseed: 1\ntrain: 1\nval: 1\nside: 16\n"
+                               "objects: [1, 2]\ndiameter: [4, 5]\nrotation: 0\noverlap: 0\n"))
 
 
 # Values
