@@ -321,7 +321,8 @@ def test_help_explains_every_option(capsys):
     f"train.lr={'9' * 400}", f"fold={'9' * 5000}", "model.prompt={} {}", "model.prompt={name}", "model.prompt={0.x}",
     "model.prompt={:9999999}", "model.prompt=a photo", "train.epochs=0", "train.epochs=1e10", "augment.scale=[1.0]",
     "augment.scale=[1.1, 0.9]", "augment.scale=[1, 1000]", "augment.scale=[0, 1]", "eval.samples=10000000000",
-    "eval.draws=1000000", "eval.samples=1000000 and eval.draws=1000", "eval.pictures=100000", "model.replace_indices=[999999]", "model.branch_indices=[-1]",
+    "eval.draws=1000000", "eval.samples=1000000 and eval.draws=1000",
+    "eval.pictures=100000", "model.replace_indices=[999999]", "model.branch_indices=[-1]",
     "model.interactor_layers=100000", "model.branch_rank=1000000", "fold=2001-13-45", "run=../../elsewhere", "run=..",
     "arch=a/b", "dataset=", "exp=a\0b", "run=caf\udce9", "eval.seed=9223372036854775808",
     f"model.branch_indices={'[' * 3000}", "model.branch_indices=[*a]"])
