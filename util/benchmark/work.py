@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.files import IGNORE
 from data.fold import FoldData
 from data.folds import classes_of
 from data.loader import Loader
@@ -47,6 +48,7 @@ def draw(cfg: Config, folder: Path) -> Config:
             image = cv2.resize(coarse, (width, height)) + rng.normal(0, NOISE, (height, width, 3))
             mask = np.zeros((height, width), np.uint8)
             mask[height // 4:height // 2, width // 4:3 * width // 4] = ids[i % len(ids)]
+            mask[::25] = IGNORE  # so that a crop of any size has some of it
             cv2.imwrite(f"{folder}/{part}{i}.jpg", image.clip(0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 90])
             cv2.imwrite(f"{folder}/{part}{i}.png", mask)
         (folder / f"{part}.txt").write_text("".join(f"{part}{i}.jpg {part}{i}.png\n" for i in range(IMAGES)))
