@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from model.build import build_model
-from model.errors import WeightsError
-from model.whole import Whole, released_content, safetensors_content
+from model.checkpoints import FullCheckpoint, released_content, safetensors_content
+from model.clip.errors import WeightsError
 from util.config import Config, from_dict
 from util.results.origin import origin_of_checkpoint
 from util.run import checkpoint
@@ -23,24 +23,25 @@ from util.runtime.errors import UserError, run_main
 REMEDY = "free some space or choose another OUT"
 
 
-def read(path: Path) -> Whole:
+def read(path: Path) -> FullCheckpoint:
     """All of the model in ``path``."""
     weights = read_weights(str(path), "IN is the checkpoint to convert")
-    if weights.whole is not None:
-        return weights.whole
+    if weights.full is not None:
+        return weights.full
     saved = weights.saved
     options = from_dict(Config, saved["config"], f"{path}: its options")
     model, clip = build_model(options.model, weights.clip)
     checkpoint.restore(model, saved, path, clip.fingerprint)
-    return Whole(model.state_dict(), saved["epoch"], saved["config"], origin_of_checkpoint(saved, str(path)))
+    return FullCheckpoint(model.state_dict(), saved["epoch"], saved["config"], origin_of_checkpoint(saved, str(path)),
+                          clip.activation)
 
 
-def write(whole: Whole, path: Path) -> None:
+def write(full: FullCheckpoint, path: Path) -> None:
     """In the format that the suffix names."""
     if path.suffix == ".safetensors":
-        checkpoint.write_safetensors_atomically(path, *safetensors_content(whole), REMEDY)
+        checkpoint.write_safetensors_atomically(path, *safetensors_content(full), REMEDY)
     elif path.suffix in (".pt", ".pth"):
-        checkpoint.write_atomically(path, released_content(whole, path), REMEDY)
+        checkpoint.write_atomically(path, released_content(full, path), REMEDY)
     else:
         raise UserError(f"{path}: OUT should end in .safetensors, or in .pt or .pth for the released format")
 
@@ -50,10 +51,10 @@ def main() -> None:
     parser.add_argument("IN", type=Path)
     parser.add_argument("OUT", type=Path)
     files = parser.parse_args()
-    whole = read(files.IN)
-    write(whole, files.OUT)
-    known = "" if whole.config is None else f", trained on {whole.config['dataset']} fold {whole.config['fold']}"
-    print(f"{files.OUT}: {whole.summary()}; epoch {whole.epoch + 1}{known}")
+    full = read(files.IN)
+    write(full, files.OUT)
+    known = "" if full.config is None else f", trained on {full.config['dataset']} fold {full.config['fold']}"
+    print(f"{files.OUT}: {full.summary()}; epoch {full.epoch + 1}{known}")
 
 
 if __name__ == "__main__":

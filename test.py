@@ -6,7 +6,7 @@ weights= also takes a checkpoint that carries CLIP along: a released one, or a .
 """
 import sys
 
-from model.errors import WeightsError
+from model.clip.errors import WeightsError
 from util.config import from_command_line
 from util.runtime.errors import run_main
 from util.runtime.stop import StopRequest

@@ -4,7 +4,7 @@
 """
 import sys
 
-from model.errors import WeightsError
+from model.clip.errors import WeightsError
 from util.config import from_command_line
 from util.runtime.errors import run_main
 from util.runtime.stop import Stopped, StopRequest

@@ -1,4 +1,7 @@
-"""The one place where numbers become modules."""
+"""The one place where options become modules, and where another design of a part is registered."""
+import difflib
+from typing import NamedTuple
+
 import torch
 from torch import nn
 
@@ -7,35 +10,74 @@ from model.clip.text_encoder import TextEmbedding, TextEncoder
 from model.clip.tokenizer import Tokenizer
 from model.clip.weights import ClipWeights, WeightsError, build_clip, build_text, build_vision, read_clip
 from model.esda import CLIP_SCALE, ESDA
-from model.image_encoder import ImageEncoder
+from model.image_encoder import ImageEncoder, LowRankBranch
 from model.interactor import Interactor
+from model.losses import TERMS, EsdaLosses
 from model.mask_decoder import MaskDecoder
+from model.released import ReleasedESDA, ReleasedImageEncoder, ReleasedInteractor, ReleasedLosses
+
+
+class Sizes(NamedTuple):
+    """Of the CLIP that the parts are built around."""
+    width: int        # C
+    heads: int        # of the image encoder's blocks
+    embed_dim: int    # D
+    text_width: int   # W
+
+
+def _interactor(sizes: Sizes, options) -> Interactor:
+    arguments = (*sizes, options.interactor_layers, options.text_tokens)
+    if options.token_order == "described" and options.mask_padding:
+        return Interactor(*arguments)
+    return ReleasedInteractor(*arguments, moves_tokens=options.token_order == "released",
+                              hides_padding=options.mask_padding)
+
+
+# Each table is one option of config section ``model``; its functions get that section and what else they need.
+BRANCHES = {"low_rank": lambda width, options: LowRankBranch(width, options.branch_rank)}
+INTERACTORS = {"esda": _interactor}
+DECODERS = {"convolutions": lambda sizes, options: MaskDecoder(sizes.width, options.dropout)}
 
 
 def build_esda(options, weights: ClipWeights) -> ESDA:
     """ESDA on the given CLIP. ``options``: the fields of config section ``model`` (see config/base.yaml)."""
+    weights = weights.with_activation(options.activation, options.clip)
+    branch = _registered("branch", BRANCHES, options) if options.branch_rank else None
     try:
-        image_encoder = build_vision(weights, options.size, ImageEncoder, replace_indices=options.replace_indices,
-                                     branch_indices=options.branch_indices, branch_rank=options.branch_rank,
-                                     prior_indices=options.prior_indices, cls_twice=options.cls_twice)
+        image_encoder = build_vision(
+            weights, options.size, ReleasedImageEncoder if options.cls_twice else ImageEncoder,
+            replace_indices=options.replace_indices, branch=branch and (lambda width: branch(width, options)),
+            branch_indices=options.branch_indices, prior_indices=options.prior_indices)
     except ValueError as error:
         raise WeightsError(f"{error}; set it in the config for the CLIP in {options.clip}") from None
     if options.text_start == "clip":
         image_encoder.start_text_from_clip()
     width, embed_dim = image_encoder.proj.shape
-    text_width = weights.text["token_embedding.weight"].shape[1]
-    heads = image_encoder.transformer.resblocks[0].attn.heads
-    interactor = Interactor(width, heads, embed_dim, text_width, options.interactor_layers, options.text_tokens,
-                            options.mask_padding, options.token_order)
-    return ESDA(build_text(weights), image_encoder, interactor, MaskDecoder(width, options.dropout),
-                options.pixel_mean, options.pixel_std, options.align_corners,
-                CLIP_SCALE if weights.logit_scale is None else float(weights.logit_scale.exp()))
+    sizes = Sizes(width, image_encoder.transformer.resblocks[0].attn.heads, embed_dim,
+                  weights.text["token_embedding.weight"].shape[1])
+    interactor = _registered("interactor", INTERACTORS, options)(sizes, options)
+    text_encoder, decoder = build_text(weights), _registered("decoder", DECODERS, options)(sizes, options)
+    return (ReleasedESDA if options.align_corners else ESDA)(
+        text_encoder, image_encoder, interactor, decoder, options.pixel_mean, options.pixel_std,
+        CLIP_SCALE if weights.logit_scale is None else float(weights.logit_scale.exp()))
+
+
+def build_losses(model: ESDA, loss, options) -> EsdaLosses:
+    """The losses of ``model``. ``loss`` and ``options``: config sections ``loss`` and ``model``."""
+    weights = {name: 1.0 if term.weight is None else getattr(loss, term.weight) for name, term in TERMS.items()}
+    last = {len(model.image_encoder.transformer.resblocks) - 1}
+    for name, blocks in (("last", last), ("others", model.image_encoder.prior_indices - last)):
+        if not blocks & model.image_encoder.prior_indices:
+            weights[name] = 0.0
+    switches = {"reversed_sign": loss.sign == "released", "ignored_as_background": loss.ignored == "background",
+                "align_corners": options.align_corners}
+    return ReleasedLosses(weights, **switches) if any(switches.values()) else EsdaLosses(weights)
 
 
 def build_model(options, weights: ClipWeights | None = None) -> tuple[nn.Module, ClipWeights]:
     """The model that ``options.kind`` names, and the CLIP weights it stands on: the given ones, or those of
     ``options.clip``. Raises WeightsError."""
-    weights = weights or read_clip(options.clip)
+    weights = (weights or read_clip(options.clip)).with_activation(options.activation, options.clip)
     if options.kind == "esda":
         return build_esda(options, weights), weights
     clip = build_clip(weights, options.size).requires_grad_(False)
@@ -47,12 +89,20 @@ def build_model(options, weights: ClipWeights | None = None) -> tuple[nn.Module,
     return model, weights
 
 
+def _registered(option: str, table: dict, options):
+    name = getattr(options, option)
+    if name not in table:
+        near = difflib.get_close_matches(name, table, 1, 0)
+        raise WeightsError(f"model.{option}={name!r} is none of {', '.join(table)}; did you mean {near[0]!r}?")
+    return table[name]
+
+
 @torch.no_grad()
 def embed_names(text_encoder: TextEncoder, names: list[str], options) -> TextEmbedding:
     """The embeddings of all class names, computed once and kept; row = place in ``names``.
 
-    options: config section ``model``. Where padding is hidden from attention anyway, there are only as many positions as
-    the longest name has: the text encoder looks backwards only, and so nothing changes but the time it all takes.
+    options: config section ``model``. Where attention ignores padding, only as many positions are kept as the longest
+    name has. The text encoder looks backwards only, so this changes nothing but the time it takes.
     """
     texts = [options.prompt.format(options.same_word or name) for name in names]
     try:

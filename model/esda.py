@@ -6,13 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.bilinear import bilinear
 from model.clip.layers import Block
 from model.clip.text_encoder import TextEmbedding, TextEncoder
-from model.image_encoder import Begun, ImageEncoder
+from model.image_encoder import ImageEncoder, PartialEncoding
 from model.interactor import Interactor
 from model.mask_decoder import MaskDecoder
-from model.similarity import similarity_map
+from model.similarity import bilinear, similarity_map
 
 CLIP_SCALE = 100.0  # of every published CLIP: training brings it to its upper bound (Radford 2021, section 2.5)
 
@@ -31,19 +30,33 @@ class Segmentation(NamedTuple):
     blocks: dict[int, Tensor]
 
 
+class Noise(NamedTuple):
+    """Everything random in a training step, a row for each sample; ``[rows]`` takes those of some samples.
+
+    decoder: what the mask decoder drew; None: nothing in it is random.
+    text: standard normal numbers for the text that the interactor reads, of ``share`` of its length; None: no noise.
+    """
+    decoder: Tensor | None
+    text: TextEmbedding | None = None
+    share: float = 0.0
+
+    def __getitem__(self, rows) -> "Noise":
+        decoder, text = (None if part is None else part[rows] for part in (self.decoder, self.text))
+        return Noise(decoder, text, self.share)
+
+
 class ESDA(nn.Module):
     """Wires the parts together; model/build.py makes them from the config.
 
     pixel_mean, pixel_std: statistics of RGB in 0..1 that the encoder's weights expect.
-    align_corners: how the logits are brought to the input size (torch's ``interpolate``).
-    logit_scale: CLIP's, by which cosines of images and texts become logits.
+    logit_scale: CLIP's factor from cosines of images and texts to logits.
     """
 
     def __init__(self, text_encoder: TextEncoder, image_encoder: ImageEncoder, interactor: Interactor,
-                 decoder: MaskDecoder, pixel_mean: list[float], pixel_std: list[float], align_corners: bool = False,
+                 decoder: MaskDecoder, pixel_mean: list[float], pixel_std: list[float],
                  logit_scale: float = CLIP_SCALE):
         super().__init__()
-        self.align_corners, self.logit_scale = align_corners, logit_scale
+        self.logit_scale = logit_scale
         self.text_encoder = text_encoder
         self.image_encoder = image_encoder
         self.interactor = interactor
@@ -53,15 +66,16 @@ class ESDA(nn.Module):
         self.freeze_clip()
 
     def freeze_clip(self) -> None:
-        """CLIP's own weights stay as they are; what ESDA adds to the image encoder trains."""
+        """Freeze CLIP's own weights; what ESDA adds to the image encoder trains."""
         self.text_encoder.requires_grad_(False)
         self.image_encoder.requires_grad_(False)
         self.image_encoder.text_proj.requires_grad_(True)
         self.image_encoder.branches.requires_grad_(True)
 
-    def hold_frozen(self, dtype: torch.dtype) -> None:
-        """Keep the image encoder's frozen matrices in ``dtype``, that of autocast: it need not turn each of them into it
-        at every use, and they take half the memory. Not one number changes, for autocast computes with the same ones.
+    def cast_frozen(self, dtype: torch.dtype) -> None:
+        """Keep the image encoder's frozen matrices in ``dtype``, autocast's: no cast at each use, half the memory.
+
+        No number changes, because autocast computes with the same values.
         """
         for module in self.image_encoder.modules():
             if not isinstance(module, nn.LayerNorm):  # which computes in fp32
@@ -70,21 +84,21 @@ class ESDA(nn.Module):
                         parameter.data = parameter.data.to(dtype)
 
     def _blocks(self) -> Iterator[Block]:
-        """The blocks that run in every step; the text encoder's run once a run."""
+        """The blocks that run in every step. The text encoder's run once per run."""
         for part in (self.image_encoder, self.interactor):
             yield from (module for module in part.modules() if isinstance(module, Block))
 
     def recompute_blocks(self) -> None:
-        """In training, compute each block a second time in backward instead of keeping what it made: less memory, more
-        time, the same numbers.
+        """In training, compute each block again in backward instead of keeping its activations: less memory, more time,
+        the same numbers.
         """
         for block in self._blocks():
             block.recomputed = True
 
     def compile_blocks(self) -> None:
-        """Let torch.compile make one kernel of several operations in each block. Names of parameters stay.
+        """Let torch.compile fuse the operations of each block. The names of parameters stay.
 
-        By block, not whole: the blocks are alike, so that a few compilations serve all of them.
+        Blocks are compiled one by one: they are alike, so a few compilations serve all of them.
         """
         torch._dynamo.config.recompile_limit = 32  # by part, training or evaluation, and length
         for block in self._blocks():
@@ -95,14 +109,21 @@ class ESDA(nn.Module):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: tensor for name, tensor in self.state_dict().items() if name in trained}
 
-    def forward(self, images: Tensor, text: TextEmbedding, keep: Tensor | None = None,
-                heard: TextEmbedding | None = None) -> Segmentation:
+    def draw_noise(self, batch: int, text: TextEmbedding, text_share: float = 0.0) -> Noise:
+        """The random numbers of one training step on ``batch`` samples, from torch's generator.
+
+        They are drawn for the whole batch, so that its parts, and the processes that share it, see the same numbers.
+        text: embeddings of the shape that ``forward`` will get; text_share: length of their noise as a share of theirs.
+        """
+        decoder = self.decoder.draw(batch) if hasattr(self.decoder, "draw") else None
+        return Noise(decoder, text.draw(batch) if text_share else None, text_share)
+
+    def forward(self, images: Tensor, text: TextEmbedding, noise: Noise | None = None) -> Segmentation:
         """images (B, 3, S, S) uint8 RGB, or the top left of such; text: the embeddings of the B names to look for.
 
-        keep: the decoder's dropout (MaskDecoder.draw); None: drawn where it is wanted.
-        heard: the text as it reaches the interactor, noisy in training; None: ``text``.
+        noise: rows of ``draw_noise``, for training; None: the decoder draws its own, and the text has none.
         """
-        return self.segment(self.image_encoder.begin(self.normalise(images)), text, images.shape[2:], keep, heard)
+        return self.segment(self.image_encoder.before_text(self.normalise(images)), text, images.shape[2:], noise)
 
     @property
     def patch(self) -> int:
@@ -110,32 +131,39 @@ class ESDA(nn.Module):
         return self.image_encoder.patch
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8 RGB to what CLIP was trained on."""
+        """uint8 RGB to the range that CLIP was trained on."""
         return (images / 255 - self.pixel_mean) / self.pixel_std
 
-    def segment(self, begun: Begun, text: TextEmbedding, size: tuple[int, int],
-                keep: Tensor | None = None, heard: TextEmbedding | None = None) -> Segmentation:
-        """From B images that have met no text yet to the masks of B names, at the input's ``size``."""
-        embedding = self.image_encoder.finish(begun, text.cls)
+    def segment(self, partial: PartialEncoding, text: TextEmbedding, size: tuple[int, int],
+                noise: Noise | None = None) -> Segmentation:
+        """From B partly encoded images to the masks of B names, at the input's ``size``."""
+        embedding = self.image_encoder.with_text(partial, text.cls)
         grid = self.image_encoder.grid_of(size)
         prior = similarity_map(embedding.patches, embedding.text, grid)      # (B, 1, h, h)
-        patches = self.interactor(heard or text, embedding.image, embedding.patches)  # (B, n, C)
-        logits = self.decoder(patches, prior, keep)                          # (B, 2, h, h)
-        logits = bilinear(logits, size, self.align_corners)                  # (B, 2, S, S)
-        return Segmentation(logits, prior, embedding.patches, embedding.blocks)
+        if noise and noise.text:
+            text = text.noisy(noise.share, noise.text)
+        patches = self.interactor(text, embedding.image, embedding.patches)  # (B, n, C)
+        factors = () if noise is None or noise.decoder is None else (noise.decoder,)
+        logits = self.decoder(patches, prior, *factors)                      # (B, 2, h, h)
+        return Segmentation(self.upsample(logits, size), prior, embedding.patches, embedding.blocks)
+
+    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, 2, h, h) to (B, 2, *size) fp32."""
+        return bilinear(logits, size)
 
     def all_names(self, images: Tensor, text: TextEmbedding, chunk: int) -> Iterator[Tensor]:
-        """Look for every one of K names in each image, ``chunk`` of them at a time.
+        """Look for all K names in each image, ``chunk`` of them at a time; for evaluation.
 
-        What is common to all names, the patch embedding and the blocks before the text, runs once. In evaluation.
+        The patch embedding and the blocks before the text run once for all names.
         Yields (B, k, S, S): foreground minus background logit of the next k names.
         """
-        begun = self.image_encoder.begin(self.normalise(images)).tokens      # (B, 1 + n, C)
+        shared = self.image_encoder.before_text(self.normalise(images)).tokens  # (B, 1 + n, C)
         count = len(text.cls)
         for first in range(0, count, chunk):
             names = torch.arange(first, min(first + chunk, count), device=images.device)
-            tokens = begun.repeat_interleave(len(names), dim=0)              # (B k, 1 + n, C)
-            logits = self.segment(Begun(tokens, {}), text[names.repeat(len(images))], images.shape[2:]).logits
+            tokens = shared.repeat_interleave(len(names), dim=0)             # (B k, 1 + n, C)
+            partial, each = PartialEncoding(tokens, {}), text[names.repeat(len(images))]
+            logits = self.segment(partial, each, images.shape[2:]).logits
             yield (logits[:, 1] - logits[:, 0]).unflatten(0, (len(images), len(names)))
 
     def clip_patches(self, images: Tensor) -> Tensor:
@@ -143,11 +171,11 @@ class ESDA(nn.Module):
         return self.image_encoder.clip_patches(self.normalise(images))
 
     def presence(self, patches: Tensor, evidence: Tensor, text: TextEmbedding, first: int) -> Tensor:
-        """How sure CLIP alone is that what was found under a name is of that name and of no other.
+        """CLIP's log-probability that the region predicted for a name shows that class: (B, k).
 
-        patches (B, n, D): clip_patches; evidence (B, k, S, S): logits of the k names of ``text`` from ``first`` on. Each
-        name's region, its patches weighted by how much foreground they are, is classified among all K names as CLIP
-        classifies an image. Returns log-probabilities (B, k).
+        patches (B, n, D): clip_patches; evidence (B, k, S, S): logits of the k names of ``text`` from ``first`` on.
+        A name's region is the mean of the patches weighted by their predicted foreground. It is classified among all
+        K names as CLIP classifies an image.
         """
         grid = self.image_encoder.grid_of(evidence.shape[2:])
         found = F.adaptive_avg_pool2d(evidence.float().sigmoid(), grid).flatten(2)   # (B, k, n)

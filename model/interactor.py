@@ -10,50 +10,37 @@ class Interactor(nn.Module):
     """Layers of joint attention, each followed by attention among the patches and among the semantic tokens.
 
     Args:
-        width: C; heads: of every block; embed_dim: D; text_width: W of the text tokens; layers: L.
+        width: C; heads: of every block; embed_dim: D; text_width: W of the text tokens; layers: how many.
         text_tokens: whether the tokens of the whole text take part, or only its cls.
-        mask_padding: whether positions after end-of-text are hidden from attention.
-        token_order: "described", or "released": there each layer hands its tokens on as [patch, semantic], while
-            the next layer and the read-out still take the last n of them for the patches.
     """
 
-    def __init__(self, width: int, heads: int, embed_dim: int, text_width: int, layers: int, text_tokens: bool = True,
-                 mask_padding: bool = True, token_order: str = "described"):
+    def __init__(self, width: int, heads: int, embed_dim: int, text_width: int, layers: int, text_tokens: bool = True):
         super().__init__()
-        self.text_tokens, self.mask_padding, self.shifts = text_tokens, mask_padding, token_order == "released"
+        self.text_tokens = text_tokens
         self.cls_proj = nn.Linear(embed_dim, width)
         # In ViT-B/16 the text tokens are as wide as the joint embedding, and the paper has one Linear for both.
         self.token_proj = nn.Linear(text_width, width) if text_tokens and text_width != embed_dim else None
         self.fuse_proj = nn.Linear(2 * embed_dim, width)
-        self.vl = nn.ModuleList(Transformer(width, 1, heads) for _ in range(layers))        # VL interaction
-        self.iee = nn.ModuleList(Transformer(width, 1, heads) for _ in range(layers))       # image embedding enhancement
-        self.sse = nn.ModuleList(Transformer(width, 1, heads) for _ in range(layers - 1))   # semantic support enhancement
+        # VL interaction, IEE (image embedding enhancement) and SSE (semantic support enhancement)
+        self.vl = nn.ModuleList(Transformer(width, 1, heads) for _ in range(layers))
+        self.iee = nn.ModuleList(Transformer(width, 1, heads) for _ in range(layers))
+        self.sse = nn.ModuleList(Transformer(width, 1, heads) for _ in range(layers - 1))
 
     def forward(self, text: TextEmbedding, image: Tensor, patches: Tensor) -> Tensor:
-        """text of B names; image (B, D) unit vectors; patches (B, n, C).
-
-        Returns the patch tokens (B, n, C), each in its place unless token_order is "released".
-        """
+        """text of B names; image (B, D) unit vectors; patches (B, n, C). Returns patch tokens (B, n, C)."""
         semantic, visible = self.semantic_tokens(text, image)                # (B, m, C), (B, m)
-        m = semantic.shape[1]
-        tokens = torch.cat([semantic, patches.to(semantic.dtype)], dim=1)    # (B, m + n, C)
-        visible = torch.cat([visible, visible.new_ones(patches.shape[:2])], dim=1)
+        patches, m = patches.to(semantic.dtype), semantic.shape[1]
+        hiding = self.mask(torch.cat([visible, visible.new_ones(patches.shape[:2])], dim=1))
         for i, (vl, iee) in enumerate(zip(self.vl, self.iee)):
-            tokens = vl(tokens, self._mask(visible))
-            semantic = tokens[:, :m]
-            patches = iee(tokens[:, m:], self._mask(visible[:, m:]) if self.shifts else None)
+            tokens = vl(torch.cat([semantic, patches], dim=1), hiding)       # (B, m + n, C)
+            semantic, patches = tokens[:, :m], iee(tokens[:, m:])
             if i < len(self.sse):
-                semantic = self.sse[i](semantic, self._mask(visible[:, :m]))
-            tokens, visible = self._join(semantic, patches), self._join(visible[:, :m], visible[:, m:])
-        return tokens[:, m:]
+                semantic = self.sse[i](semantic, self.mask(visible))
+        return patches
 
-    def _join(self, semantic: Tensor, patches: Tensor) -> Tensor:
-        """What a layer hands on: (B, m, ...) and (B, n, ...) to (B, m + n, ...)."""
-        return torch.cat([patches, semantic] if self.shifts else [semantic, patches], dim=1)
-
-    def _mask(self, visible: Tensor) -> Tensor | None:
-        """(B, N), True where a token is no padding, to (B, 1, 1, keys); None where nothing is to be hidden."""
-        return visible[:, None, None] if self.text_tokens and self.mask_padding else None
+    def mask(self, visible: Tensor) -> Tensor | None:
+        """The attention mask (B, 1, 1, N) that hides padding; visible (B, N) is True for every other token."""
+        return visible[:, None, None] if self.text_tokens else None          # without the text there is no padding
 
     def semantic_tokens(self, text: TextEmbedding, image: Tensor) -> tuple[Tensor, Tensor]:
         """Text cls, then the text tokens, then text and image fused: (B, m, C) and which are not padding (B, m)."""

@@ -1,41 +1,93 @@
-"""The mask's cross-entropy and the spatial distribution losses (ESDA, part 5)."""
+"""The mask's cross-entropy and the spatial distribution losses (ESDA, part 5), and the table where terms are added."""
+from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.bilinear import bilinear
 from model.esda import Segmentation
-from model.similarity import similarity_map
+from model.similarity import bilinear, similarity_map
 
 IGNORE = 255
 
 
-class Losses(NamedTuple):
-    """Scalars: ``total`` is what training minimises; main, last and others are its terms before weighting."""
-    total: Tensor
-    main: Tensor
-    last: Tensor
-    others: Tensor
+class EsdaLosses:
+    """What training minimises: the weighted sum of TERMS.
 
-
-def cover_of(target: Tensor, patches: int, align_corners: bool = False) -> Tensor:
-    """How much of each of n = h * h ``patches`` the target covers, the mask resized bilinearly to the grid.
-
-    target (B, S, S) of 0, 1 and 255, of which only 1 counts; it is read, never written. Returns (B, 1, n) fp32 in 0..1.
+    weights: {name in TERMS: weight}; 0.2 for ``last`` and 0.1 for ``others`` in the paper. A term of weight 0 is not
+    computed.
     """
-    side = round(patches ** 0.5)
-    return bilinear((target == 1)[:, None], (side, side), align_corners).flatten(2)
+
+    def __init__(self, weights: dict[str, float]):
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+
+    def __call__(self, output: Segmentation, target: Tensor, pixels: Tensor | None = None) -> dict[str, Tensor]:
+        """The total under "loss", then each term before weighting, all scalars.
+
+        Args:
+            output: of the model in training, B samples.
+            target: (B, S, S) uint8, 1 foreground, 0 background, 255 ignored; it is read, never written.
+            pixels: what sums over pixels are divided by. Where the samples are a part of a batch, it is the count of
+                the whole batch, and the parts' losses add up to the batch's. None: ``pixels(target)``.
+        """
+        samples = Samples(self, output, target, self.pixels(target) if pixels is None else pixels)
+        terms = {name: TERMS[name].compute(samples) for name in self.weights}
+        return {"loss": sum(self.weights[name] * value for name, value in terms.items()), **terms}
+
+    def pixels(self, target: Tensor) -> Tensor:
+        """How many pixels of target (B, S, S) count, at least 1."""
+        return (target != IGNORE).sum().clamp(min=1)
+
+    def similarity(self, maps: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of similarity maps (B, K, h, h) in [0, 1], summed as by ``mask_loss``: (K,)."""
+        return mask_loss(self.evidence(self.resize(maps, target.shape[1:])), target)
+
+    def evidence(self, s: Tensor) -> Tensor:
+        """A map s read as the logits [1 - s, s]: similar where the class is, dissimilar elsewhere."""
+        return 2 * s - 1
+
+    def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """(B, K, h, w) to (B, K, *size): similarity maps to the target's size, the target to the patch grid."""
+        return bilinear(maps, size)
+
+    def cover(self, target: Tensor, patches: int) -> Tensor:
+        """The share of each of n = h * h ``patches`` that the foreground of target (B, S, S) covers: (B, 1, n) fp32."""
+        side = round(patches ** 0.5)
+        return self.resize((target == 1)[:, None], (side, side)).flatten(2)
+
+
+class Samples:
+    """What a term is computed from: some samples of a batch, and ``losses``, the EsdaLosses that asks.
+
+    output, target, pixels: the arguments of EsdaLosses.__call__.
+    """
+
+    def __init__(self, losses: EsdaLosses, output: Segmentation, target: Tensor, pixels: Tensor):
+        self.losses, self.output, self.target, self.pixels = losses, output, target, pixels
+
+    @cached_property
+    def similarity(self) -> dict[str, Tensor]:
+        """Cross-entropy of each similarity map, all in one pass: "last" (1,) and "others", one value per block."""
+        maps = {}
+        if "last" in self.losses.weights:
+            maps["last"] = [self.output.prior]
+        if "others" in self.losses.weights:
+            cover = self.losses.cover(self.target, self.output.patches.shape[1])
+            maps["others"] = [similarity_map(p, prototype(p, cover)) for p in self.output.blocks.values()]
+        every = torch.cat([m for some in maps.values() for m in some], dim=1)    # (B, K, h, h)
+        values = self.losses.similarity(every, self.target) / self.pixels        # (K,)
+        return dict(zip(maps, values.split([len(some) for some in maps.values()])))
 
 
 def prototype(patches: Tensor, cover: Tensor) -> Tensor:
-    """The mean of patch tokens (B, n, C) by the target's cover (B, 1, n): (B, C) fp32, zero where it is empty."""
+    """The mean of patch tokens (B, n, C) weighted by cover (B, 1, n): (B, C) fp32, zero where the cover is empty."""
     return (cover @ patches.float() / (cover.sum(2, keepdim=True) + 1e-5))[:, 0]
 
 
 def mask_loss(evidence: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of K maps against one mask, summed over the pixels that are not 255: (K,).
+    """Cross-entropy of K maps with one mask, summed over the pixels that are not 255: (K,) fp32.
 
     evidence (B, K, S, S): foreground minus background logit, all that the cross-entropy of two logits depends on;
     target (B, S, S) uint8.
@@ -45,58 +97,38 @@ def mask_loss(evidence: Tensor, target: Tensor) -> Tensor:
     return (F.softplus(against * evidence.float()) * counts).sum(dim=(0, 2, 3))
 
 
-def similarity_losses(maps: Tensor, target: Tensor, sign: str = "described", align_corners: bool = False) -> Tensor:
-    """Cross-entropy of each map s, read as the two logits [1 - s, s]: similar where the class is, unlike elsewhere.
+def main(samples: Samples) -> Tensor:
+    """Cross-entropy of the predicted mask."""
+    logits = samples.output.logits
+    return mask_loss(logits[:, 1:] - logits[:, :1], samples.target)[0] / samples.pixels
 
-    maps (B, K, h, h) in [0, 1]; target (B, S, S); returns (K,), summed as in ``mask_loss``. sign "released" has
-    [s, 1 - s], which pushes the other way.
+
+def last_block(samples: Samples) -> Tensor:
+    """The last block's patches gather around the text: cross-entropy of the prior mask."""
+    return samples.similarity["last"].mean()
+
+
+def other_blocks(samples: Samples) -> Tensor:
+    """The other blocks' patches gather around the target's prototype: the mean over the blocks of ``prior_indices``."""
+    return samples.similarity["others"].mean()
+
+
+class Term(NamedTuple):
+    """One term of the loss.
+
+    compute: Samples -> scalar. The values of a batch's parts must add up to the batch's, so sums over pixels are
+        divided by ``samples.pixels``.
+    weight: the option of config section ``loss`` that weighs it; None: its weight is 1.
+    label: its name in the epoch's log line; tag: in TensorBoard, as train/loss_TAG.
     """
-    s = bilinear(maps, target.shape[1:], align_corners)
-    return mask_loss(1 - 2 * s if sign == "released" else 2 * s - 1, target)
+    compute: Callable[[Samples], Tensor]
+    weight: str | None
+    label: str
+    tag: str
 
 
-class EsdaLosses:
-    """What training minimises, as the config weighs and turns it.
-
-    Args:
-        last_block: whether the last block is among ``prior_indices``.
-        last_weight, others_weight: 0.2 and 0.1 in the paper; a weight of 0 also saves the computation.
-        sign: which way the similarity maps are pushed, "described" or "released" (see similarity_losses).
-        ignored: what 255 is to every term: "ignore", or "background" as in the released code, where the building of
-            the prototypes overwrites it. The target itself is never written to.
-        align_corners: how similarity maps and masks are resized.
-    """
-
-    def __init__(self, last_block: bool, last_weight: float, others_weight: float, sign: str = "described",
-                 ignored: str = "ignore", align_corners: bool = False):
-        self.last_weight, self.others_weight = last_weight if last_block else 0.0, others_weight
-        self.sign, self.ignored, self.align_corners = sign, ignored, align_corners
-
-    def pixels(self, target: Tensor) -> Tensor:
-        """How many pixels of target (B, S, S) count, at least 1."""
-        counts = torch.ones_like(target) if self.ignored == "background" else target != IGNORE
-        return counts.sum().clamp(min=1)
-
-    def __call__(self, output: Segmentation, target: Tensor, pixels: Tensor | None = None) -> Losses:
-        """All terms for some samples.
-
-        Args:
-            target: (B, S, S) uint8, 1 foreground, 0 background, 255 ignored.
-            pixels: what the sums are divided by, the pixels of the whole batch where the samples are only a part of
-                it: the losses of the parts then add up to those of the whole. None: ``pixels(target)``.
-        """
-        if pixels is None:
-            pixels = self.pixels(target)
-        if self.ignored == "background":
-            target = target.masked_fill(target == IGNORE, 0)
-        main = mask_loss(output.logits[:, 1:] - output.logits[:, :1], target)[0] / pixels
-        maps = [output.prior] if self.last_weight else []
-        if self.others_weight:
-            cover = cover_of(target, output.patches.shape[1], self.align_corners)
-            maps += [similarity_map(patches, prototype(patches, cover)) for patches in output.blocks.values()]
-        by_map = similarity_losses(torch.cat(maps, dim=1), target, self.sign, self.align_corners) / pixels \
-            if maps else main.new_zeros(0)
-        last = by_map[0] if self.last_weight else main.new_zeros(())
-        others = by_map[1 if self.last_weight else 0:]
-        others = others.mean() if len(others) else main.new_zeros(())
-        return Losses(main + self.last_weight * last + self.others_weight * others, main, last, others)
+TERMS = {
+    "main": Term(main, None, "mask", "mask"),
+    "last": Term(last_block, "last", "last block", "last_block"),
+    "others": Term(other_blocks, "others", "others", "other_blocks"),
+}

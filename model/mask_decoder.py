@@ -15,22 +15,22 @@ class MaskDecoder(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.res = nn.Sequential(_conv(width + 1, 256), nn.ReLU(), _conv(256, 128), nn.ReLU())
-        # Where the released decoder has its dropout stands Identity, which keeps the last layer's name.
+        # Identity stands where the released decoder has its dropout, and keeps the last layer's name.
         self.cls = nn.Sequential(_conv(128, 64), nn.ReLU(), nn.Identity(), nn.Conv2d(64, 2, kernel_size=1))
 
     def draw(self, batch: int) -> Tensor:
-        """What dropout multiplies the channels of ``batch`` samples by, 0 or 1 / (1 - dropout): (batch, 64, 1, 1)."""
+        """The factors of Dropout2d for ``batch`` samples, 0 or 1 / (1 - dropout): (batch, 64, 1, 1)."""
         return F.dropout2d(self.cls[3].weight.new_ones(batch, self.cls[3].in_channels, 1, 1), self.dropout)
 
-    def forward(self, patches: Tensor, prior: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, patches: Tensor, prior: Tensor, factors: Tensor | None = None) -> Tensor:
         """patches (B, n, C), prior (B, 1, h, h) in [0, 1]; returns logits (B, 2, h, h), channel 1 foreground.
 
-        keep: rows of ``draw``; None: drawn here. In evaluation there is no dropout.
+        factors: rows of ``draw``; None: drawn here. They are for training; in evaluation there is no dropout.
         """
         tokens = torch.cat([patches, prior.flatten(2).transpose(1, 2).to(patches.dtype)], dim=2)  # (B, n, C + 1)
         grid = tokens.transpose(1, 2).unflatten(2, prior.shape[2:])          # (B, C + 1, h, h), channels last in memory
         first, relu, _, last = self.cls
         x = relu(first(self.res(grid)))                                      # (B, 64, h, h)
         if self.training:
-            x = x * (self.draw(len(x)) if keep is None else keep).to(x.dtype)
+            x = x * (self.draw(len(x)) if factors is None else factors).to(x.dtype)
         return last(x)

@@ -1,112 +1,92 @@
-"""The tensor names of the authors' released checkpoints and ours, one to one.
+"""What the authors' released code does differently from the paper, each as a subclass of the part that it concerns.
 
-The released module tree is another cut of the same model: what it calls the decoder is our interactor and mask decoder.
+model/build.py takes these classes where the config asks for them. config/*/released.yaml asks for all of them.
 """
-import re
-
 import torch
 from torch import Tensor
 
-from model.clip.text_encoder import TextEncoder
-from model.clip.weights import HEAD_WIDTH, WeightsError, depth, differences
-from model.esda import ESDA
+from model.clip.text_encoder import TextEmbedding
+from model.esda import ESDA, Segmentation
 from model.image_encoder import ImageEncoder
 from model.interactor import Interactor
-from model.mask_decoder import MaskDecoder
-
-PARTS = (  # (ours, theirs); where both start a name, the longer comes first
-    ("image_encoder.text_proj.", "image_encoder.text_cls_proj."),
-    ("image_encoder.", "image_encoder."),                 # CLIP's `visual.` names
-    ("text_encoder.", "text_encoder."),                   # CLIP's other names
-    ("interactor.cls_proj.", "decoder.text_embedding_proj."),    # theirs serves cls and tokens: both are D wide there
-    ("interactor.fuse_proj.", "decoder.text_img_concat_proj."),
-    ("interactor.vl.", "decoder.VL_interaction."),
-    ("interactor.iee.", "decoder.IEE."),
-    ("interactor.sse.", "decoder.SSE."),
-    ("decoder.res.", "decoder.res2."),
-    ("decoder.cls.", "decoder.cls."),
-)
+from model.losses import IGNORE, EsdaLosses
+from model.similarity import bilinear
 
 
-def released_name(name: str) -> str | None:
-    """Our name to theirs; None where their format has no place for it."""
-    branch = re.fullmatch(r"image_encoder\.branches\.(\d+)\.(down|up)", name)
-    if branch:  # theirs is one list: A of block 0, B of block 0, A of block 1, ...
-        return f"image_encoder.prompt.{2 * int(branch[1]) + (branch[2] == 'up')}"
-    return next((theirs + name[len(ours):] for ours, theirs in PARTS if name.startswith(ours)), None)
+class ReleasedImageEncoder(ImageEncoder):
+    """``model.cls_twice``: the class embedding is added to the [CLS] token twice."""
+
+    def positions(self, height: int, width: int) -> Tensor:
+        positions = super().positions(height, width)                         # [CLS]'s first, which the embedding joins
+        return torch.cat([positions[:1] + self.class_embedding, positions[1:]])
 
 
-def our_name(name: str) -> str | None:
-    """Their name to ours; None where it starts like none of theirs."""
-    prompt = re.fullmatch(r"image_encoder\.prompt\.(\d+)", name)
-    if prompt:
-        block, second = divmod(int(prompt[1]), 2)
-        return f"image_encoder.branches.{block}.{'up' if second else 'down'}"
-    return next((ours + name[len(theirs):] for ours, theirs in PARTS if name.startswith(theirs)), None)
+class ReleasedInteractor(Interactor):
+    """``model.token_order: released`` and ``model.mask_padding: false``, each a switch of its own.
 
-
-def from_released(state: dict[str, Tensor], where) -> dict[str, Tensor]:
-    """A released state dict, its names with or without a leading ``module.``, under our names; the tensors as they are.
-
-    Raises WeightsError that names every tensor which is missing, superfluous or of another shape.
+    moves_tokens: a layer hands its tokens on as [patch, semantic], but the next layer and the read-out take the last n
+        of them for the patches.
+    hides_padding: whether attention ignores positions after end-of-text.
     """
-    if all(name.startswith("module.") for name in state):  # of DataParallel
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    ours = {our_name(name): tensor for name, tensor in state.items()}
-    expected = _described(ours, where, every_block=True)
-    _complain(differences({released_name(name): tensor for name, tensor in expected.items()}, state), where)
-    return ours
+
+    def __init__(self, *args, moves_tokens: bool = True, hides_padding: bool = False, **options):
+        super().__init__(*args, **options)
+        self.moves_tokens, self.hides_padding = moves_tokens, hides_padding
+
+    def mask(self, visible: Tensor) -> Tensor | None:
+        return super().mask(visible) if self.hides_padding else None
+
+    def forward(self, text: TextEmbedding, image: Tensor, patches: Tensor) -> Tensor:
+        """As Interactor.forward; with ``moves_tokens`` the tokens returned do not lie in their places."""
+        if not self.moves_tokens:
+            return super().forward(text, image, patches)
+        semantic, visible = self.semantic_tokens(text, image)                # (B, m, C), (B, m)
+        m = semantic.shape[1]
+        tokens = torch.cat([semantic, patches.to(semantic.dtype)], dim=1)    # (B, m + n, C)
+        visible = torch.cat([visible, visible.new_ones(patches.shape[:2])], dim=1)
+        for i, (vl, iee) in enumerate(zip(self.vl, self.iee)):
+            tokens = vl(tokens, self.mask(visible))
+            semantic, patches = tokens[:, :m], iee(tokens[:, m:], self.mask(visible[:, m:]))
+            if i < len(self.sse):
+                semantic = self.sse[i](semantic, self.mask(visible[:, :m]))
+            tokens = torch.cat([patches, semantic], dim=1)                   # the padding moves with its tokens
+            visible = torch.cat([visible[:, m:], visible[:, :m]], dim=1)
+        return tokens[:, m:]
 
 
-def to_released(state: dict[str, Tensor], where) -> dict[str, Tensor]:
-    """The inverse of :func:`from_released`; raises WeightsError for a model that the released format cannot hold."""
-    foreign = sorted(name for name in state if released_name(name) is None)
-    if foreign:
-        raise WeightsError(f"{where}: the released format has no place for {', '.join(foreign)}; its one Linear serves "
-                           f"the text's cls and tokens, which here differ in width")
-    out = {released_name(name): tensor for name, tensor in state.items()}
-    from_released(out, where)  # nor has it one for a model with branches at some blocks only
-    return out
+class ReleasedESDA(ESDA):
+    """``model.align_corners: true``: corners of the upsampled logits lie on those of the patch grid."""
+
+    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        return bilinear(logits, size, align_corners=True)
 
 
-def check(state: dict[str, Tensor], where) -> None:
-    """Raise WeightsError, naming each difference, unless these are all tensors of one ESDA under our names."""
-    _complain(differences(_described(state, where), state), where)
+class ReleasedLosses(EsdaLosses):
+    """``loss.sign: released``, ``loss.ignored: background``, ``model.align_corners: true``, each a switch of its own.
 
-
-def _complain(found: str, where) -> None:
-    if found:
-        raise WeightsError(f"{where}: not the tensors of one ESDA: {found}")
-
-
-def _described(state: dict[str | None, Tensor], where, every_block: bool = False) -> dict[str, Tensor]:
-    """The state dict, without values, of the ESDA whose sizes the tensors of ``state`` (our names) tell.
-
-    every_block: a branch beside one block means one beside each.
+    reversed_sign: a map s is read as the logits [s, 1 - s], which lowers the similarity on the foreground.
+    ignored_as_background: label 255 trains as background, padding included. The released code writes 0 over it while it
+        builds the prototypes; here the target itself is not written to.
+    align_corners: of the resizing of similarity maps and masks.
     """
-    visual, text, interactor = ({name.removeprefix(prefix): tensor for name, tensor in state.items()
-                                 if name and name.startswith(prefix)}
-                                for prefix in ("image_encoder.", "text_encoder.", "interactor."))
-    down = {int(name.split(".")[1]): tensor for name, tensor in visual.items()
-            if re.fullmatch(r"branches\.\d+\.down", name)}
-    layers = {name.split(".")[1] for name in interactor if name.startswith("vl.")}
-    try:
-        width, _, patch, _ = visual["conv1.weight"].shape
-        grid = round((len(visual["positional_embedding"]) - 1) ** 0.5)
-        embed_dim = visual["proj"].shape[1]
-        vocabulary, text_width = text["token_embedding.weight"].shape
-        length = len(text["positional_embedding"])
-        blocks = range(depth(visual))
-        branches = blocks if down and every_block else [block for block in down if block in blocks]
-        rank = next(iter(down.values())).shape[1] if down else 0
-        with torch.device("meta"):  # shapes only
-            image_encoder = ImageEncoder(grid * patch, patch, width, depth(visual), width // HEAD_WIDTH, embed_dim,
-                                         replace_indices=(), branch_indices=branches, branch_rank=rank)
-            model = ESDA(TextEncoder(vocabulary, length, text_width, depth(text), text_width // HEAD_WIDTH, embed_dim),
-                         image_encoder,
-                         Interactor(width, width // HEAD_WIDTH, embed_dim, text_width, len(layers),
-                                    text_tokens="token_proj.weight" in interactor),
-                         MaskDecoder(width), [0.0] * 3, [1.0] * 3)
-    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise WeightsError(f"{where}: not the tensors of one ESDA: missing or odd {error}") from None
-    return model.state_dict()
+
+    def __init__(self, weights: dict[str, float], reversed_sign: bool = True, ignored_as_background: bool = True,
+                 align_corners: bool = True):
+        super().__init__(weights)
+        self.reversed_sign, self.ignored_as_background = reversed_sign, ignored_as_background
+        self.align_corners = align_corners
+
+    def __call__(self, output: Segmentation, target: Tensor, pixels: Tensor | None = None) -> dict[str, Tensor]:
+        return super().__call__(output, self._with_ignored(target), pixels)
+
+    def pixels(self, target: Tensor) -> Tensor:
+        return super().pixels(self._with_ignored(target))
+
+    def _with_ignored(self, target: Tensor) -> Tensor:
+        return target.masked_fill(target == IGNORE, 0) if self.ignored_as_background else target
+
+    def evidence(self, s: Tensor) -> Tensor:
+        return -super().evidence(s) if self.reversed_sign else super().evidence(s)
+
+    def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        return bilinear(maps, size, self.align_corners)

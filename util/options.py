@@ -83,6 +83,9 @@ class Model:
         "esda", "esda; without training: maskclip, clip_prior, everything (model/baselines.py)")
     clip: str = option("weights/ViT-B-16.pt", "CLIP's weights in any format of model/clip/weights.py. Only the place: "
                        "runs know the weights themselves by a fingerprint", numbers=False)
+    activation: Literal["auto", "quickgelu", "gelu"] = option(
+        "auto", "of CLIP's own blocks: quickgelu (OpenAI's weights), gelu (most of OpenCLIP's), or auto: what the file, "
+        "or the config.json beside it, tells; a run stops where neither does")
     size: int = option(480, "px, side of the square input; a multiple of the patch size", least=1, most=4096)
     pixel_mean: list[float] = option(
         [0.48145466, 0.4578275, 0.40821073],
@@ -96,12 +99,14 @@ class Model:
         "random", "t's Linear at the start: random (torch's default, as released), or clip: CLIP's own projection")
     replace_indices: list[int] = option(
         [2, 3, 4], "blocks on entry to which [CLS] becomes the text (ClsCLIP), counted from 0", least=0, most=999)
+    branch: str = option("low_rank", "design of the trainable branch beside a block, one of BRANCHES in model/build.py")
     branch_indices: list[int] | None = option(None, "blocks with a trainable low-rank branch; null: all",
                                               least=0, most=999)
     branch_rank: int = option(2, "its rank r; 0: no branches", least=0, most=4096)
     prior_indices: list[int] | None = option(None, "blocks whose similarity maps enter the losses; null: all",
                                              least=0, most=999)
     cls_twice: bool = option(False, "true: the class embedding is added to [CLS] twice, as the released code does")
+    interactor: str = option("esda", "design of the vision-language embedding interactor, one of INTERACTORS there")
     interactor_layers: int = option(2, "layers of the vision-language embedding interactor", least=1, most=100)
     token_order: Literal["described", "released"] = option(
         "described", "described: each patch keeps its place; released: a layer hands on [patch, semantic], but the "
@@ -114,6 +119,7 @@ class Model:
     align_corners: bool = option(
         False, "torch's, where logits and similarity maps are upsampled and masks are resized for the prototypes; true "
         "in the released code. Of the position embedding it is false in either")
+    decoder: str = option("convolutions", "design of the mask decoder, one of DECODERS there")
     dropout: float = option(0.1, "Dropout2d before the decoder's last convolution", least=0, most=1)
     prior_threshold: float = option(
         0.5, "maskclip and clip_prior: where the min-max normalised map becomes foreground", least=0, most=1)

@@ -12,6 +12,9 @@ class QuickGELU(nn.Module):
         return F.silu(1.702 * x) / 1.702  # the same function; silu keeps one tensor for backward instead of two
 
 
+ACTIVATIONS = {"quickgelu": QuickGELU, "gelu": nn.GELU}  # gelu: most of OpenCLIP's own weights
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention of (B, heads, N, C/heads); ``mask`` as for Attention.
 
@@ -35,8 +38,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 class Attention(nn.Module):
     """Multi-head self-attention under the parameter names of ``nn.MultiheadAttention``, as in CLIP's weights.
 
-    ``mask`` is boolean, of two or four dimensions, and broadcasts to (B, heads, N, N); True lets a query (row) see a key
-    (column).
+    ``mask`` is boolean, of two or four dimensions, and broadcasts to (B, heads, N, N). True lets a query (row) see a
+    key (column).
     """
 
     def __init__(self, width: int, heads: int):
@@ -59,18 +62,19 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-LN residual attention block with an MLP four times as wide; (B, N, C) -> (B, N, C).
 
+    activation: of the MLP, a name in ACTIVATIONS.
     recomputed: in training, keep only the input for backward and compute the rest a second time there.
     """
     recomputed = False
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, activation: str = "quickgelu"):
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential()
         self.mlp.add_module("c_fc", nn.Linear(width, 4 * width))
-        self.mlp.add_module("gelu", QuickGELU())
+        self.mlp.add_module("gelu", ACTIVATIONS[activation]())
         self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -93,9 +97,9 @@ class Transformer(nn.Module):
     Residual writes start smaller the deeper the stack: std width^-1/2 * (2 layers)^-1/2 (OpenAI CLIP, model.py).
     """
 
-    def __init__(self, width: int, layers: int, heads: int):
+    def __init__(self, width: int, layers: int, heads: int, activation: str = "quickgelu"):
         super().__init__()
-        self.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.resblocks = nn.ModuleList(Block(width, heads, activation) for _ in range(layers))
         residual_std = width ** -0.5 * (2 * layers) ** -0.5
         for block in self.resblocks:
             nn.init.normal_(block.attn.in_proj_weight, std=width ** -0.5)

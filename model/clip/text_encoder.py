@@ -8,7 +8,7 @@ from model.clip.layers import Transformer
 
 
 class TextEmbedding(NamedTuple):
-    """What the text encoder says of K names.
+    """The embeddings of K names.
 
     cls (K, D) is the projected end-of-text embedding, not normalised; tokens (K, L, W) is ln_final of every
     position, unprojected; valid (K, L) is True up to and including end-of-text.
@@ -37,13 +37,16 @@ class TextEmbedding(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-    """W text width, L context length, D joint embedding; parameter names are those of CLIP's state dict."""
+    """W text width, L context length, D joint embedding, activation as Block's; parameters are named as in CLIP's state
+    dict.
+    """
 
-    def __init__(self, vocabulary: int, context_length: int, width: int, layers: int, heads: int, embed_dim: int):
+    def __init__(self, vocabulary: int, context_length: int, width: int, layers: int, heads: int, embed_dim: int,
+                 activation: str = "quickgelu"):
         super().__init__()
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
-        self.transformer = Transformer(width, layers, heads)
+        self.transformer = Transformer(width, layers, heads, activation)
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, embed_dim))
         nn.init.normal_(self.token_embedding.weight, std=0.02)

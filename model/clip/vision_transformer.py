@@ -28,19 +28,18 @@ def resize_position_embedding(embedding: Tensor, grid: int) -> Tensor:
 class VisionTransformer(nn.Module):
     """Patches and a [CLS] token through CLIP's blocks; parameter names are those of CLIP's ``visual.`` state dict.
 
-    side: input size in pixels; patch: patch size; width C; embed_dim D.
-    cls_times: how often the class embedding is added to make the [CLS] token; in CLIP once.
+    side: input size in pixels; patch: patch size; width C; embed_dim D; activation: as Block's.
     """
-    cls_times = 1
 
-    def __init__(self, side: int, patch: int, width: int, layers: int, heads: int, embed_dim: int):
+    def __init__(self, side: int, patch: int, width: int, layers: int, heads: int, embed_dim: int,
+                 activation: str = "quickgelu"):
         super().__init__()
         self.side, self.patch, self.grid = side, patch, side // patch
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch, stride=patch, bias=False)
         self.class_embedding = nn.Parameter(width ** -0.5 * torch.randn(width))
         self.positional_embedding = nn.Parameter(width ** -0.5 * torch.randn(1 + self.grid ** 2, width))
         self.ln_pre = nn.LayerNorm(width)
-        self.transformer = Transformer(width, layers, heads)
+        self.transformer = Transformer(width, layers, heads, activation)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(width ** -0.5 * torch.randn(width, embed_dim))
 
@@ -58,11 +57,11 @@ class VisionTransformer(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) normalised images to the (B, 1 + n, C) tokens that enter block 0, [CLS] first.
 
-        H x W is S x S, or the part of it at the top left, which has the positions that it has there.
+        H x W is S x S, or the part of it at the top left, with the positions of that part.
         """
         grid = self.conv1(images)                                            # (B, C, h, w)
         patches = grid.flatten(2).transpose(1, 2)                            # (B, n, C)
-        cls = (self.cls_times * self.class_embedding).to(patches.dtype).expand(len(images), 1, -1)
+        cls = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
         return self.ln_pre(torch.cat([cls, patches], dim=1) + self.positions(*grid.shape[2:]))
 
     def positions(self, height: int, width: int) -> Tensor:

@@ -1,10 +1,12 @@
 """CLIP's weights from any of the files they circulate in, told apart by their contents.
 
-Known are OpenAI's TorchScript archive (ViT-B-16.pt as published), a plain state dict saved with torch.save, and
-safetensors; the names may be OpenAI's (also OpenCLIP's) or Hugging Face's. Nothing is unpickled that could run code.
+These are OpenAI's TorchScript archive (ViT-B-16.pt as published), a plain state dict saved with torch.save, and
+safetensors. The names may be OpenAI's (also OpenCLIP's) or Hugging Face's. Nothing is unpickled that could run code.
 """
 import hashlib
 import io
+import json
+import math
 import pickle
 import re
 import zipfile
@@ -16,51 +18,107 @@ import torch
 from torch import Tensor
 
 from model.clip.clip import CLIP
+from model.clip.errors import WeightsError
 from model.clip.source import URL
 from model.clip.text_encoder import TextEncoder
 from model.clip.vision_transformer import VisionTransformer, resize_position_embedding
-from model.errors import WeightsError
 
 BUFFERS = ("input_resolution", "context_length", "vocab_size")
 DERIVED = re.compile(r"(^|\.)(attn_mask|position_ids)$")  # tensors that some exports carry and the code remakes
-HEAD_WIDTH = 64  # in every CLIP ViT and in its text encoder (OpenAI CLIP, build_model)
+HEAD_WIDTH = 64  # in all of OpenAI's encoders (OpenAI CLIP, build_model) and in every text encoder of OpenCLIP
+VISION_HEADS = {1280: 16}  # ... but not in OpenCLIP's ViT-H/14, whose heads are 80 wide (open_clip, ViT-H-14.json)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+SHOWN = 8  # names in one message
 
 
 class ClipWeights(NamedTuple):
     """Weights under OpenAI's names, in fp32; ``visual`` without its prefix. fingerprint: SHA-256 of the values.
 
-    logit_scale is None where a checkpoint of ESDA carries CLIP: only CLIP's own pretraining has a use for it.
+    logit_scale: None where a checkpoint of ESDA carries CLIP, which does without.
+    activation: of the blocks' MLPs, "quickgelu" or "gelu"; None: the file does not tell.
     """
     visual: dict[str, Tensor]
     text: dict[str, Tensor]
     logit_scale: Tensor | None
     fingerprint: str
+    activation: str | None = "quickgelu"
+
+    def with_activation(self, option: str, path: str | Path) -> "ClipWeights":
+        """These with the activation of option ``model.activation``. Raises WeightsError for "auto" where the file does
+        not tell.
+        """
+        if option == "auto" and self.activation is None:
+            raise WeightsError(f"{path}: the file does not tell the activation that its CLIP was trained with; set "
+                               f"model.activation=quickgelu (OpenAI's weights) or =gelu (most of OpenCLIP's)")
+        activation = self.activation if option == "auto" else option
+        values = self.fingerprint.split("+")[0]  # with GELU the same values are another CLIP
+        return self._replace(activation=activation, fingerprint=values + ("+gelu" if activation == "gelu" else ""))
 
 
 def read_clip(path: str | Path) -> ClipWeights:
     """Read and check a weights file.
 
-    Raises WeightsError if the file is missing (with the official download line), if it is of no known kind, or
-    if tensors are missing, superfluous or of a shape that does not fit (each named).
+    Raises WeightsError if the file is missing (with the official download line), if it is of no known kind, if it
+    holds other objects than tensors, or if tensors are missing, superfluous, of a shape that does not fit, of a type
+    that weights do not have, or not finite (each named).
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: CLIP's weights are not there; `python -m data.prepare clip --out {path}` fetches and checks "
-                           f"them, or by hand: curl -L -o {path} {URL}")
+        raise WeightsError(f"{path}: CLIP's weights are not there; `python -m data.prepare clip --out {path}` fetches "
+                           f"and checks them, or by hand: curl -L -o {path} {URL}")
     try:
-        state = _read_state(path)
+        state, activation = _read_state(path)
     except Exception as error:  # torch, safetensors and pickle raise many kinds for a file that is not their own
+        foreign = foreign_object(error)
+        if foreign:
+            raise WeightsError(f"{path}: holds a {foreign}, and only tensors are read from a weights file; save the "
+                               f"state dict alone, torch.save(model.state_dict(), FILE), and give that file") from None
         reason = (str(error).strip().splitlines() or [""])[0].split(". ")[0]  # torch goes on with unsafe advice
-        raise WeightsError(f"{path}: cannot be read as CLIP weights ({type(error).__name__}: {reason}); fetch it again "
-                           f"with `python -m data.prepare clip --out {path}`") from None
+        raise WeightsError(f"{path}: cannot be read as CLIP weights ({type(error).__name__}: {reason}); "
+                           f"`python -m data.prepare clip` fetches OpenAI's to weights/ViT-B-16.pt") from None
+    if all(name in state for name in BUFFERS):  # which OpenAI's archives alone hold
+        activation = activation or "quickgelu"
+    state = {name: tensor for name, tensor in state.items() if name not in BUFFERS and not DERIVED.search(name)}
+    require_weights(state, path)
     if any(name.startswith("vision_model.") for name in state):
         state = _from_hugging_face(state, path)
-    state = {name: tensor for name, tensor in state.items() if name not in BUFFERS and not DERIVED.search(name)}
     _check(state, path)
     fingerprint = fingerprint_of(state)
     state = {name: tensor.float() for name, tensor in state.items()}
     visual = {name.removeprefix("visual."): state.pop(name) for name in list(state) if name.startswith("visual.")}
-    return ClipWeights(visual, state, state.pop("logit_scale"), fingerprint)
+    activation = activation or _activation_beside(path, visual)
+    return ClipWeights(visual, state, state.pop("logit_scale"), fingerprint, activation)
+
+
+def foreign_object(error: Exception) -> str | None:
+    """The class or function for whose sake torch.load(weights_only=True), or the reader below, rejected a file."""
+    found = re.search(r"GLOBAL ([\w.]+)|holds a ([\w.]+\.[\w.]+),", str(error))
+    return found and (found[1] or found[2])
+
+
+def require_weights(state: dict[str, Tensor], where: str | Path) -> None:
+    """Raise WeightsError that names the tensors which cannot be weights: of a type other than floats, of more values
+    than the file holds, or not finite."""
+    odd = [f"{name} ({'too few values for ' + str(tuple(t.shape)) if t.dtype in FLOATS else str(t.dtype)[6:]})"
+           for name, t in state.items() if t.dtype not in FLOATS or t.layout != torch.strided
+           or t.numel() * t.itemsize > t.untyped_storage().nbytes()]
+    if odd:
+        raise WeightsError(f"{where}: holds tensors that are no weights: {some(odd)}")
+    wrong = [name for name, t in state.items() if not t.float().isfinite().all()]
+    if wrong:
+        raise WeightsError(f"{where}: holds NaN or infinity: {some(wrong)}; take an earlier checkpoint or another copy")
+
+
+def some(names: list[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def vision_heads(width: int) -> int:
+    """Attention heads of an image encoder, of which its weights tell only the width. ValueError: no CLIP is so wide."""
+    if width % HEAD_WIDTH:
+        raise ValueError(f"width {width}: no CLIP's image encoder has it")
+    return VISION_HEADS.get(width, width // HEAD_WIDTH)
 
 
 def build_vision(weights: ClipWeights, side: int | None = None, cls=VisionTransformer, **options):
@@ -75,7 +133,8 @@ def build_vision(weights: ClipWeights, side: int | None = None, cls=VisionTransf
     side = grid * patch if side is None else side
     if side % patch:
         raise WeightsError(f"model.size={side} is not a multiple of the image encoder's patch of {patch} px")
-    encoder = cls(side, patch, width, depth(state), width // HEAD_WIDTH, state["proj"].shape[1], **options)
+    encoder = cls(side, patch, width, depth(state), vision_heads(width), state["proj"].shape[1],
+                  activation=weights.activation, **options)
     state["positional_embedding"] = resize_position_embedding(state["positional_embedding"], side // patch)
     missing, unexpected = encoder.load_state_dict(state, strict=False)
     trunk = set(weights.visual)
@@ -88,24 +147,26 @@ def build_text(weights: ClipWeights) -> TextEncoder:
     """The text encoder that these weights describe."""
     vocabulary, width = weights.text["token_embedding.weight"].shape
     encoder = TextEncoder(vocabulary, len(weights.text["positional_embedding"]), width, depth(weights.text),
-                          width // HEAD_WIDTH, weights.text["text_projection"].shape[1])
+                          width // HEAD_WIDTH, weights.text["text_projection"].shape[1], weights.activation)
     encoder.load_state_dict(weights.text)
     return encoder
 
 
 def build_clip(weights: ClipWeights, side: int | None = None) -> CLIP:
-    """The whole of CLIP."""
+    """Both encoders and the temperature. Raises WeightsError where the activation is not known."""
+    weights = weights.with_activation("auto", "CLIP's weights")
     clip = CLIP(build_vision(weights, side), build_text(weights))
     clip.logit_scale.data.copy_(weights.logit_scale)
     return clip
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
+def _read_state(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors, and the activation where the file itself tells it."""
     with open(path, "rb") as file:
         start = file.read(9)
     if start[8:9] == b"{" and not start.startswith(b"PK"):
         from safetensors.torch import load_file
-        return load_file(path)
+        return load_file(path), None
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if any(name.endswith("/constants.pkl") for name in archive.namelist()):
@@ -114,7 +175,31 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("neither a TorchScript archive nor a state dict of tensors")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}, None
+
+
+def _activation_beside(path: Path, visual: dict[str, Tensor]) -> str | None:
+    """The activation that a published config beside the weights tells, where it describes an encoder of their size.
+
+    Such are Hugging Face's config.json, which leaves out what is its default, and OpenCLIP's open_clip_config.json.
+    """
+    size = len(visual["class_embedding"]), depth(visual)
+    for name in ("config.json", "open_clip_config.json"):
+        try:
+            config = json.loads((path.parent / name).read_text(encoding="utf-8"))
+            if name == "config.json":
+                vision = config["vision_config"]
+                found = vision.get("hidden_size", 768), vision.get("num_hidden_layers", 12)
+                activation = {"quick_gelu": "quickgelu", "gelu": "gelu"}.get(vision.get("hidden_act", "quick_gelu"))
+            else:
+                vision = config["model_cfg"]["vision_cfg"]
+                found = vision["width"], vision["layers"]
+                activation = "quickgelu" if config["model_cfg"].get("quick_gelu") else "gelu"
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+        if found == size:
+            return activation
+    return None
 
 
 class _Module:
@@ -144,7 +229,7 @@ class _TorchScriptUnpickler(pickle.Unpickler):
         if module == "torch" and name in self.STORAGES:
             return self.STORAGES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return lambda storage, offset, size, stride, *_: torch.as_strided(storage, size, stride, offset).clone()
+            return self.tensor
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         if module == "torch.jit._pickle":  # typed lists and dictionaries
@@ -153,13 +238,21 @@ class _TorchScriptUnpickler(pickle.Unpickler):
 
     def persistent_load(self, key):
         kind, dtype, number, _device, count = key
-        data = bytearray(self.archive.read(f"{self.folder}/data/{number}"))
-        if kind != "storage" or len(data) != count * dtype.itemsize:
-            raise pickle.UnpicklingError(f"storage {number} is not what the archive says of it")
+        entry = self.archive.getinfo(f"{self.folder}/data/{number}")
+        if kind != "storage" or entry.file_size != count * dtype.itemsize:
+            raise pickle.UnpicklingError(f"storage {number} has another size than the archive states")
+        data = bytearray(self.archive.read(entry))
         return torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
 
+    @staticmethod
+    def tensor(storage, offset, size, stride, *_) -> Tensor:
+        if math.prod(size) > len(storage):
+            raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} lies in a storage of {len(storage)} values")
+        return torch.as_strided(storage, size, stride, offset).clone()
 
-def _read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
+
+def _read_torchscript(archive: zipfile.ZipFile) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors, and the activation as the archive's code computes it: QuickGELU by a sigmoid, GELU by its name."""
     folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).rsplit("/", 1)[0]
     state: dict[str, Tensor] = {}
 
@@ -171,7 +264,9 @@ def _read_torchscript(archive: zipfile.ZipFile) -> dict[str, Tensor]:
                 collect(value, f"{prefix}{name}.")
 
     collect(_TorchScriptUnpickler(archive, folder).load(), "")
-    return state
+    code = "".join(archive.read(name).decode("utf-8", "replace") for name in archive.namelist()
+                   if name.startswith(f"{folder}/code/") and name.endswith(".py"))
+    return state, "gelu" if "torch.gelu(" in code else "quickgelu" if "torch.sigmoid(" in code else None
 
 
 def _from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -218,9 +313,12 @@ def _from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor
 
 
 def depth(state: dict[str, Tensor]) -> int:
-    """Blocks of a tower, from the highest number in its names; 0 where it has none."""
-    numbers = (re.match(r"transformer\.resblocks\.(\d+)\.", name) for name in state)
-    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
+    """How many blocks a tower has; 0 where it has none. ValueError where their numbers have gaps."""
+    found = (re.match(r"transformer\.resblocks\.(\d{1,9})\.", name) for name in state)
+    numbers = {int(match[1]) for match in found if match}
+    if numbers and max(numbers) >= len(numbers):
+        raise ValueError(f"block: there is a block {max(numbers)}, but only {len(numbers)} blocks")
+    return len(numbers)
 
 
 def _check(state: dict[str, Tensor], path: Path) -> None:
@@ -233,10 +331,10 @@ def _check(state: dict[str, Tensor], path: Path) -> None:
             grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
             embed_dim = state["visual.proj"].shape[1]
             vocabulary, text_width = text["token_embedding.weight"].shape
-            model = CLIP(VisionTransformer(grid * patch, patch, width, depth(visual), width // HEAD_WIDTH, embed_dim),
+            model = CLIP(VisionTransformer(grid * patch, patch, width, depth(visual), vision_heads(width), embed_dim),
                          TextEncoder(vocabulary, len(text["positional_embedding"]), text_width, depth(text),
                                      text_width // HEAD_WIDTH, embed_dim))
-    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         raise WeightsError(f"{path}: not a CLIP with a vision transformer: missing or odd {error}") from None
     expected = {name: t for name, t in model.state_dict_openai().items() if name not in BUFFERS}
     found = differences(expected, state)
@@ -250,7 +348,7 @@ def differences(expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:
                 "superfluous": sorted(state.keys() - expected.keys()),
                 "of another shape": sorted(name for name in expected.keys() & state.keys()
                                            if expected[name].shape != state[name].shape)}
-    return "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+    return "; ".join(f"{what}: {some(names)}" for what, names in problems.items() if names)
 
 
 def fingerprint_of(state: dict[str, Tensor]) -> str:

@@ -14,7 +14,7 @@ from unittest import mock
 
 import torch
 
-from model.errors import WeightsError
+from model.clip.errors import WeightsError
 from util.config import ROOT
 from util.run import checkpoint
 from util.runtime.errors import run_main

@@ -5,17 +5,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.bilinear import bilinear
 from model.esda import Segmentation
-from model.losses import EsdaLosses, cover_of, prototype, similarity_losses
-from model.similarity import similarity_map
+from model.losses import EsdaLosses, prototype
+from model.released import ReleasedLosses
+from model.similarity import bilinear, similarity_map
 
-PAPER = EsdaLosses(last_block=True, last_weight=0.2, others_weight=0.1)
+WEIGHTS = {"main": 1.0, "last": 0.2, "others": 0.1}
+PAPER = EsdaLosses(WEIGHTS)
 
 
 def similarity_loss(s: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """The mean over the pixels that count, as torch's own cross-entropy has it."""
-    return similarity_losses(s, t).sum() / (t != 255).sum()
+    return PAPER.similarity(s, t).sum() / (t != 255).sum()
 
 
 def output(seed: int = 0) -> Segmentation:
@@ -34,39 +35,39 @@ def target() -> torch.Tensor:
 
 def test_targets_are_left_as_they_are():
     t = target()
-    PAPER(output(), t).total.backward()
+    PAPER(output(), t)["loss"].backward()
     assert torch.equal(t, target())
 
 
 def test_weights_of_the_paper():
     out, t = output(), target()
     losses = PAPER(out, t)
-    maps = [similarity_map(b, prototype(b, cover_of(t, 16))) for b in out.blocks.values()]
+    maps = [similarity_map(b, prototype(b, PAPER.cover(t, 16))) for b in out.blocks.values()]
     others = (similarity_loss(maps[0], t) + similarity_loss(maps[1], t)) / 2
-    assert losses.main.item() == pytest.approx(F.cross_entropy(out.logits, t.long(), ignore_index=255).item())
-    assert losses.last.item() == pytest.approx(similarity_loss(out.prior, t).item())
-    assert losses.others.item() == pytest.approx(others.item())
-    assert losses.total.item() == pytest.approx((losses.main + 0.2 * losses.last + 0.1 * losses.others).item())
+    assert losses["main"].item() == pytest.approx(F.cross_entropy(out.logits, t.long(), ignore_index=255).item())
+    assert losses["last"].item() == pytest.approx(similarity_loss(out.prior, t).item())
+    assert losses["others"].item() == pytest.approx(others.item())
+    assert losses["loss"].item() == pytest.approx(sum(w * losses[name].item() for name, w in WEIGHTS.items()))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_align_corners_is_that_of_masks_and_of_maps(align_corners):
     out, t = output(), torch.zeros_like(target())
     t[:, 1:4, 3:7] = 1  # which the two ways see differently
-    losses = EsdaLosses(True, 0.2, 0.1, align_corners=align_corners)(out, t)
+    losses = ReleasedLosses(WEIGHTS, False, False, align_corners)(out, t)
     side = out.prior.shape[2:]
     cover = F.interpolate((t == 1)[:, None].float(), size=side, mode="bilinear", align_corners=align_corners).flatten(2)
     maps = torch.cat([similarity_map(b, prototype(b, cover)) for b in out.blocks.values()], dim=1)
     s = F.interpolate(maps, size=t.shape[1:], mode="bilinear", align_corners=align_corners)
     expected = [F.cross_entropy(torch.stack([1 - m, m], dim=1), t.long(), ignore_index=255).item() for m in s.unbind(1)]
-    assert losses.others.item() == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert losses["others"].item() == pytest.approx(sum(expected) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("last_block, last, others", [(False, 0.2, 0.1), (True, 0.0, 0.1), (True, 0.2, 0.0)])
-def test_terms_can_be_switched_off(last_block, last, others):
-    losses = EsdaLosses(last_block, last, others)(output(), target())
-    assert (losses.last == 0) == (not last_block or last == 0)
-    assert (losses.others == 0) == (others == 0)
+@pytest.mark.parametrize("off", [["last"], ["others"], ["last", "others"]])
+def test_a_term_of_weight_0_is_left_out_and_changes_no_other(off):
+    losses, whole = EsdaLosses({**WEIGHTS, **dict.fromkeys(off, 0.0)})(output(), target()), PAPER(output(), target())
+    assert losses.keys() == whole.keys() - set(off)
+    assert all(losses[name].item() == pytest.approx(whole[name].item()) for name in losses if name != "loss")
 
 
 def test_similarity_map_is_pulled_up_on_the_foreground_and_down_elsewhere():
@@ -86,12 +87,12 @@ def test_similarity_loss_by_hand():
 def test_ignored_pixels_count_nowhere():
     out, t = output(), target()
     ignored = (t == 255)[:, None].expand_as(out.logits)
-    PAPER(out, t).main.backward()
+    PAPER(out, t)["main"].backward()
     assert (out.logits.grad[ignored] == 0).all() and (out.logits.grad[~ignored] != 0).all()
     everything = torch.full_like(t, 255)
     losses = PAPER(output(1), everything)
-    losses.total.backward()
-    assert losses.total.item() == 0
+    losses["loss"].backward()
+    assert losses["loss"].item() == 0
 
 
 def test_prototype_is_the_mean_under_the_mask():
@@ -100,8 +101,8 @@ def test_prototype_is_the_mean_under_the_mask():
     t[:, :4, :4] = 1     # exactly the patches 0, 1, 4 and 5 of a 4 x 4 grid
     t[:, 4:, 4:] = 255   # not foreground
     expected = patches[0, [0, 1, 4, 5]].mean(0)
-    assert torch.allclose(prototype(patches, cover_of(t, 16))[0], expected, atol=1e-4)
-    assert torch.equal(prototype(patches, cover_of(torch.zeros_like(t), 16)), torch.zeros(1, 5))
+    assert torch.allclose(prototype(patches, PAPER.cover(t, 16))[0], expected, atol=1e-4)
+    assert torch.equal(prototype(patches, PAPER.cover(torch.zeros_like(t), 16)), torch.zeros(1, 5))
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -118,5 +119,5 @@ def test_the_losses_of_parts_add_up_to_those_of_the_whole():
     whole, pixels = PAPER(out, t), PAPER.pixels(t)
     parts = [PAPER(Segmentation(out.logits[k:k + 1], out.prior[k:k + 1], out.patches[k:k + 1],
                                 {i: b[k:k + 1] for i, b in out.blocks.items()}), t[k:k + 1], pixels) for k in (0, 1)]
-    for name in whole._fields:
-        assert sum(getattr(part, name) for part in parts).item() == pytest.approx(getattr(whole, name).item(), rel=1e-6)
+    for name in whole:
+        assert sum(part[name] for part in parts).item() == pytest.approx(whole[name].item(), rel=1e-6)

@@ -1,6 +1,5 @@
 """The model's promises: sizes, what trains, what stays, which token is where, and what is computed when."""
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,12 +16,11 @@ from model.image_encoder import ImageEncoder
 from model.interactor import Interactor
 from model.losses import EsdaLosses
 from model.mask_decoder import MaskDecoder
+from model.released import ReleasedInteractor
 from model.similarity import similarity_map
+from util.options import Model
 
-OPTIONS = dict(size=32, text_start="random", replace_indices=[1, 2], branch_indices=None, branch_rank=2, prior_indices=None,
-               cls_twice=False, interactor_layers=2, token_order="described", text_tokens=True, mask_padding=True,
-               align_corners=False, dropout=0.1, clip="weights",
-               pixel_mean=[0.5] * 3, pixel_std=[0.5] * 3)
+OPTIONS = dict(size=32, replace_indices=[1, 2], pixel_mean=[0.5] * 3, pixel_std=[0.5] * 3)
 
 
 def tiny_weights(embed_dim: int = 12) -> ClipWeights:
@@ -34,7 +32,7 @@ def tiny_weights(embed_dim: int = 12) -> ClipWeights:
 def tiny_esda(**changes) -> ESDA:
     weights = tiny_weights(changes.pop("embed_dim", 12))
     torch.manual_seed(2)
-    return build_esda(SimpleNamespace(**{**OPTIONS, **changes}), weights)
+    return build_esda(Model(**{**OPTIONS, **changes}), weights)
 
 
 def batch(model: ESDA, size: int = 2):
@@ -51,7 +49,7 @@ def batch(model: ESDA, size: int = 2):
 
 
 def losses(output, target):
-    return EsdaLosses(last_block=True, last_weight=0.2, others_weight=0.1)(output, target)
+    return EsdaLosses({"main": 1.0, "last": 0.2, "others": 0.1})(output, target)
 
 
 def test_vit_b16_at_480_px_has_the_published_number_of_parameters():
@@ -69,7 +67,7 @@ def test_only_what_esda_adds_gets_gradients_and_clip_stays_as_it_is():
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
     for _ in range(3):  # the branches' first factor has no gradient until the second one has left zero
         optimizer.zero_grad()
-        losses(model(images, text), target).total.backward()
+        losses(model(images, text), target)["loss"].backward()
         with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
         optimizer.step()
     added = {name for name in before if name.startswith(("interactor.", "decoder.", "image_encoder.text_proj.",
@@ -131,7 +129,7 @@ def test_patch_tokens_keep_their_places_through_the_interactor(layers):
     assert (a[:, 3] - a[:, 11]).abs().max() > 0.01  # or the swap would prove nothing
 
 
-def test_padding_is_hidden_unless_asked_for():
+def test_padding_is_hidden_except_in_the_released_interactor():
     text = TextEmbedding(torch.randn(1, 12), torch.randn(1, 10, 64), torch.arange(10)[None] < 4)
     noise = text._replace(tokens=torch.where(text.valid[..., None], text.tokens, torch.randn(1, 10, 64)))
     shown = text._replace(tokens=text.tokens + (torch.arange(10) == 2)[None, :, None])
@@ -139,7 +137,7 @@ def test_padding_is_hidden_unless_asked_for():
     hiding = Interactor(64, 1, 12, 64, 2).eval()
     assert torch.allclose(hiding(text, image, patches), hiding(noise, image, patches), atol=1e-6)
     assert not torch.allclose(hiding(text, image, patches), hiding(shown, image, patches), atol=1e-4)
-    seeing = Interactor(64, 1, 12, 64, 2, mask_padding=False).eval()
+    seeing = ReleasedInteractor(64, 1, 12, 64, 2, moves_tokens=False).eval()
     assert not torch.allclose(seeing(text, image, patches), seeing(noise, image, patches), atol=1e-4)
 
 
@@ -246,12 +244,12 @@ def test_frozen_weights_held_in_bf16_change_no_number():
     found = []
     for hold in (False, True):
         if hold:
-            model.hold_frozen(torch.bfloat16)
+            model.cast_frozen(torch.bfloat16)
             assert model.image_encoder.transformer.resblocks[0].mlp.c_fc.weight.dtype == torch.bfloat16
         torch.manual_seed(0)
         with torch.autocast("cpu", torch.bfloat16):
             output = model(images, text)
-        loss = losses(output, target).total
+        loss = losses(output, target)["loss"]
         gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
         found.append([output.logits, loss, *gradients])
         assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
@@ -259,7 +257,7 @@ def test_frozen_weights_held_in_bf16_change_no_number():
 
 
 def test_the_residual_stream_in_bf16_is_for_evaluation_alone():
-    """Under autocast the image encoder's tokens are bf16 where nothing trains, fp32 where something does; logits agree."""
+    """Under autocast the image encoder's tokens are bf16 in evaluation and fp32 in training; logits agree."""
     model = tiny_esda(dropout=0.0).eval()
     images, text, _ = batch(model)
     exact, found, types = model(images, text).logits, {}, {}
@@ -294,10 +292,10 @@ def test_blocks_computed_again_in_backward_change_no_number(precision):
             model.recompute_blocks()
         torch.manual_seed(0)
         saved = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x), \
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x), \
                 torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             output = model(images, text)
-        loss = losses(output, target).total
+        loss = losses(output, target)["loss"]
         gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
         found.append([output.logits, loss, *gradients])
         kept.append(sum(saved))
@@ -319,7 +317,7 @@ def test_compiled_blocks_keep_names_and_numbers(again):
         model.train()
         torch.manual_seed(0)
         output = model(images, text)
-        gradients = torch.autograd.grad(losses(output, target).total,
+        gradients = torch.autograd.grad(losses(output, target)["loss"],
                                         [p for p in model.parameters() if p.requires_grad])
         with torch.inference_mode():
             found.append([output.logits, *gradients, model.eval()(images, text).logits])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from model.clip.layers import Attention
 from model.clip.text_encoder import TextEmbedding
-from model.losses import IGNORE, EsdaLosses, Losses, cover_of, prototype
+from model.losses import IGNORE, EsdaLosses, prototype
 from model.similarity import similarity_map
 
 
@@ -63,26 +63,30 @@ class EncodedEachTime:
         return self.encoder(self.ids[rows])
 
 
-class PlainLosses(EsdaLosses):
+class PlainLosses:
     """The terms of ``ours``, one map after another, by torch's own interpolation and cross-entropy of two logits."""
 
     def __init__(self, ours: EsdaLosses):
-        vars(self).update(vars(ours))
+        self.ours, self.weights, self.pixels = ours, ours.weights, ours.pixels
+        self.align_corners, self.reversed_sign, self.ignored_as_background = (
+            getattr(ours, name, False) for name in ("align_corners", "reversed_sign", "ignored_as_background"))
 
-    def __call__(self, output, target: Tensor, pixels: Tensor | None = None) -> Losses:
-        if self.ignored == "background":
+    def __call__(self, output, target: Tensor, pixels: Tensor | None = None) -> dict[str, Tensor]:
+        if self.ignored_as_background:
             target = target.masked_fill(target == IGNORE, 0)
         pixels = self.pixels(target) if pixels is None else pixels
-        main, none = self._entropy(output.logits, target, pixels), output.logits.new_zeros(())
-        last = self._of_map(output.prior, target, pixels) if self.last_weight else none
-        others = [self._of_map(similarity_map(x, prototype(x, cover_of(target, x.shape[1], self.align_corners))),
-                               target, pixels) for x in output.blocks.values()] if self.others_weight else []
-        others = torch.stack(others).mean() if others else none
-        return Losses(main + self.last_weight * last + self.others_weight * others, main, last, others)
+        terms = {"main": self._entropy(output.logits, target, pixels)}
+        if "last" in self.weights:
+            terms["last"] = self._of_map(output.prior, target, pixels)
+        if "others" in self.weights:
+            terms["others"] = torch.stack([
+                self._of_map(similarity_map(x, prototype(x, self.ours.cover(target, x.shape[1]))), target, pixels)
+                for x in output.blocks.values()]).mean()
+        return {"loss": sum(self.weights[name] * value for name, value in terms.items()), **terms}
 
     def _of_map(self, s: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
         s = F.interpolate(s, size=target.shape[1:], mode="bilinear", align_corners=self.align_corners)
-        return self._entropy(torch.cat([s, 1 - s] if self.sign == "released" else [1 - s, s], dim=1), target, pixels)
+        return self._entropy(torch.cat([s, 1 - s] if self.reversed_sign else [1 - s, s], dim=1), target, pixels)
 
     def _entropy(self, logits: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
         return F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="sum") / pixels

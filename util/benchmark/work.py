@@ -14,7 +14,7 @@ from data.fold import FoldData
 from data.folds import classes_of
 from data.loader import Loader
 from data.samples import exhaustive
-from model.build import build_model, embed_names
+from model.build import build_losses, build_model, embed_names
 from model.clip.clip import CLIP
 from model.clip.text_encoder import TextEncoder
 from model.clip.tokenizer import Tokenizer
@@ -30,7 +30,6 @@ from util.runtime.errors import UserError
 from util.runtime.processes import SINGLE_PROCESS
 from util.training.loop import Progress, train_one_epoch
 from util.training.optim import make_optimizer
-from util.training.trainer import losses_of
 
 SIDES = {"coco": (640, 480)}      # width and height of most of a data set's images; of all others PASCAL's
 PASCAL = 500, 375
@@ -80,7 +79,7 @@ class Variant:
         self.names, encoder = self.data.classes.names, self.model.text_encoder
         self.losses = self.optimizer = None
         if any(p.requires_grad for p in self.model.parameters()):
-            self.losses, self.optimizer = losses_of(self.model, cfg), make_optimizer(self.model, cfg.train)
+            self.losses, self.optimizer = build_losses(self.model, cfg.loss, cfg.model), make_optimizer(self.model, cfg.train)
         if self.plain:
             make_plain(self.model)
             if self.optimizer:
@@ -94,7 +93,7 @@ class Variant:
             text = embed_names(encoder, self.names, cfg.model).to(device)
             self.text_of = lambda rows: text[rows]
             if computes_in_bf16(device, self.precision):
-                self.model.hold_frozen(torch.bfloat16)
+                self.model.cast_frozen(torch.bfloat16)
             if cfg.train.checkpoint_blocks:
                 self.model.recompute_blocks()
             if cfg.compile:

@@ -35,7 +35,7 @@ def test(cfg: Config) -> None:
         checkpoint.restore(model, weights.saved, weights.file, clip.fingerprint)
     text = embed_names(model.text_encoder, data.classes.names, cfg.model).to(device)
     if cfg.model.kind == "esda" and computes_in_bf16(device, cfg.precision):
-        model.hold_frozen(torch.bfloat16)
+        model.cast_frozen(torch.bfloat16)
     if cfg.model.kind == "esda" and cfg.compile:
         require_compiler()
         model.compile_blocks()
@@ -62,8 +62,8 @@ def _about(weights: TrainedWeights, cfg: Config, processes: Processes) -> dict:
     origin, changed = origin_of_checkpoint(weights.saved, weights.file), changed_options(weights.saved, cfg)
     reason = not_zero_shot(origin, cfg)
     if not processes.rank:
-        if weights.whole:
-            print(f"{weights.file}: {weights.whole.summary(cfg.model.size)}")
+        if weights.full:
+            print(f"{weights.file}: {weights.full.summary(cfg.model.size)}")
         if reason:
             print(f"note: {weights.file}: not zero-shot on {cfg.dataset} fold {cfg.fold}: {reason}", file=sys.stderr)
         if changed:

@@ -1,8 +1,8 @@
 """Trained weights from a checkpoint of any format, with the CLIP that they stand on."""
 from typing import NamedTuple
 
+from model.checkpoints import FullCheckpoint, full_checkpoint
 from model.clip.weights import ClipWeights
-from model.whole import Whole, whole_of
 from util.run import checkpoint
 
 
@@ -16,7 +16,7 @@ class TrainedWeights(NamedTuple):
     file: str
     saved: dict
     clip: ClipWeights | None
-    whole: Whole | None
+    full: FullCheckpoint | None
 
 
 def read_weights(file: str, remedy: str) -> TrainedWeights:
@@ -25,9 +25,9 @@ def read_weights(file: str, remedy: str) -> TrainedWeights:
     Raises UserError or WeightsError for a file that is none of these, and for one with a missing or odd entry.
     """
     saved = checkpoint.read(file, remedy)
-    whole = whole_of(saved, file)
-    if whole is not None:
-        return TrainedWeights(file, whole.saved, whole.clip, whole)
+    full = full_checkpoint(saved, file)
+    if full is not None:
+        return TrainedWeights(file, full.saved, full.clip, full)
     checkpoint.require_entries(saved, checkpoint.WEIGHTS, file, f"{remedy}: checkpoints/best.pt of a run, a "
                                f".safetensors of convert.py or a released checkpoint")
     return TrainedWeights(file, saved, carried_clip(saved, file), None)

@@ -1,4 +1,5 @@
 """One epoch of training. Returns numbers; the script logs them and decides what is best."""
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -6,9 +7,13 @@ from dataclasses import dataclass, field
 import torch
 
 from data.dataset import TrainBatch
-from model.losses import EsdaLosses, Losses
+from model.losses import EsdaLosses
+from util.runtime.errors import UserError
 from util.runtime.processes import Processes
 from util.training.optim import schedule, set_share
+
+REMEDY = ("no checkpoint was overwritten; try a lower train.lr, a longer train.warmup, train.clip_grad=1 or "
+          "precision=fp32")
 
 
 @dataclass
@@ -31,8 +36,9 @@ def train_one_epoch(model, losses_of: EsdaLosses, text, batches: Iterable[TrainB
         batches: what is left of the epoch, this process's part of each; steps: of a whole epoch.
         options: config section ``train``.
     Yields:
-        iteration, lr, loss, main, last, others, images (in the whole batch), seconds (of the step, loading included)
-        and stop, whether any process was asked to end.
+        iteration, lr, losses (as EsdaLosses returns them, as numbers), images (in the whole batch), seconds (of the
+        step, loading included) and stop, whether any process was asked to end.
+    Raises UserError at the first step whose losses or gradients are not finite; that step changes no weight.
     """
     model.train()
     wrapped = processes.wrap(model)
@@ -43,45 +49,51 @@ def train_one_epoch(model, losses_of: EsdaLosses, text, batches: Iterable[TrainB
         share = schedule(iteration, options.epochs * steps, options)
         set_share(optimizer, share)
         losses = _gradients(model, wrapped, losses_of, text, batch, options, device, autocast, processes)
+        values, stop = processes.agree(torch.stack(list(losses.values())))
+        values = dict(zip(losses, values))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        _require_finite({**values, "gradient": norm.item()}, at, steps)
         if options.clip_grad:
-            torch.nn.utils.clip_grad_norm_(trained, options.clip_grad)
+            torch.nn.utils.clip_grads_with_norm_(trained, options.clip_grad, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        values, stop = processes.agree(losses)
-        values = dict(zip(("loss", "main", "last", "others"), values))
         at.step += 1
         at.sums = {name: at.sums.get(name, 0.0) + value for name, value in values.items()}
         now = time.perf_counter()
-        yield {"iteration": iteration, "lr": share * options.lr, **values, "seconds": now - before, "stop": stop,
-               "images": len(batch.images) * processes.count}
+        yield {"iteration": iteration, "lr": share * options.lr, "losses": values, "seconds": now - before,
+               "stop": stop, "images": len(batch.images) * processes.count}
         before = time.perf_counter()
 
 
-def _gradients(model, wrapped, losses_of, text, batch: TrainBatch, options, device, autocast,
-               processes: Processes) -> torch.Tensor:
-    """Backward of one step, in parts of ``options.micro_batch`` images; returns this process's share of the Losses (4,).
+def _require_finite(values: dict[str, float], at: Progress, steps: int) -> None:
+    wrong = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise UserError(f"epoch {at.epoch + 1}, step {at.step + 1} of {steps} is not finite: {', '.join(wrong)}; "
+                        f"{REMEDY}")
 
-    The parts of all processes add up to the batch as one: their losses are divided by the pixels of all of it, and its
-    random numbers are drawn for all of it by every process, which then takes its own rows. So parts and processes change
-    no number but by rounding, and every process's generator stands where a single one's would.
+
+def _gradients(model, wrapped, losses_of: EsdaLosses, text, batch: TrainBatch, options, device, autocast,
+               processes: Processes) -> dict[str, torch.Tensor]:
+    """Backward of one step, in parts of ``options.micro_batch`` images; returns this process's share of the losses.
+
+    The parts of all processes add up to the batch as one. Their losses are divided by the pixels of all of it. Every
+    process draws the random numbers of all of it and takes its own rows. So parts and processes change no number but
+    by rounding, and every process's generator stands where a single one's would.
     """
     images, targets = (part.to(device, non_blocking=True) for part in (batch.images, batch.targets))
     rows = batch.class_ids.to(device, non_blocking=True) - 1
-    mine, whole = len(images), len(images) * processes.count
-    own = slice(processes.rank * mine, (processes.rank + 1) * mine)
-    keep = model.decoder.draw(whole)[own]
-    noise = text.draw(whole)[own] if options.text_noise else None
+    count = len(images)
+    first = processes.rank * count
+    noise = model.draw_noise(count * processes.count, text, options.text_noise)[first:first + count]
     pixels = processes.sum(losses_of.pixels(targets))
-    size = options.micro_batch or mine
-    total = torch.zeros(len(Losses._fields), device=device)
-    for first in range(0, mine, size):
+    size = options.micro_batch or count
+    totals: dict[str, torch.Tensor] = {}
+    for first in range(0, count, size):
         part = slice(first, first + size)
-        named = text[rows[part]]
-        heard = None if noise is None else named.noisy(options.text_noise, noise[part])
-        with processes.gradients_wait(wrapped, first + size < mine):
+        with processes.gradients_wait(wrapped, first + size < count):
             with autocast:
-                output = wrapped(images[part], named, keep[part], heard)
+                output = wrapped(images[part], text[rows[part]], noise[part])
             losses = losses_of(output, targets[part], pixels)
-            (losses.total * processes.count).backward()  # gradients are averaged over processes
-        total += torch.stack(losses).detach()
-    return total
+            (losses["loss"] * processes.count).backward()  # gradients are averaged over processes
+        totals = {name: totals.get(name, 0) + value.detach() for name, value in losses.items()}
+    return totals

@@ -7,10 +7,9 @@ import torch
 
 from data.fold import FoldData
 from data.samples import distinct, spread
-from model.build import build_model, embed_names
+from model.build import build_losses, build_model, embed_names
 from model.clip.weights import read_clip
-from model.esda import ESDA
-from model.losses import EsdaLosses
+from model.losses import TERMS
 from util.config import Config, to_dict
 from util.evaluation.evaluate import evaluate
 from util.evaluation.predict import Predictor
@@ -69,14 +68,14 @@ class Trainer:
         self.text = embed_names(self.model.text_encoder, self.data.classes.names, cfg.model).to(self.device)
         self.model.to(self.device)
         if computes_in_bf16(self.device, cfg.precision):
-            self.model.hold_frozen(torch.bfloat16)
+            self.model.cast_frozen(torch.bfloat16)
         if cfg.train.checkpoint_blocks:
             self.model.recompute_blocks()
         if cfg.compile:
             require_compiler()
             self.model.compile_blocks()
         self.optimizer = make_optimizer(self.model, cfg.train)
-        self.losses_of = losses_of(self.model, cfg)
+        self.losses_of = build_losses(self.model, cfg.loss, cfg.model)
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
         self.at, self.last_scores, self.seconds = Progress(), None, 0.0
         self.best: dict[str, dict | None] = {"unseen": None, "seen": None}  # scores of the best epochs so far
@@ -100,7 +99,7 @@ class Trainer:
         if start:
             changed = changed_options(start.saved, self.cfg)
             self.run.log(f"starts from {start.file}: {len(start.saved['model'])} trained tensors of epoch "
-                         f"{start.saved['epoch'] + 1}" + (", on the CLIP that the file carries" if start.whole else "")
+                         f"{start.saved['epoch'] + 1}" + (", on the CLIP that the file carries" if start.full else "")
                          + "; optimiser and schedule start anew"
                          + (f"; other options than it was trained with: {in_words(changed)}" if changed else ""))
         self.run.log(f"{images} training images, {len(self.draw)} test samples ({self.data.sample_protocol}), "
@@ -153,12 +152,11 @@ class Trainer:
             for step in bar:
                 images, seconds = images + step["images"], seconds + step["seconds"]
                 self.seconds += step["seconds"]
-                bar.set_postfix(loss=f"{step['loss']:.3f}")
+                bar.set_postfix(loss=f"{step['losses']['loss']:.3f}")
                 if step["iteration"] % cfg.log_every == 0:
-                    self.run.scalars({"train/loss": step["loss"], "train/loss_mask": step["main"],
-                                      "train/loss_last_block": step["last"], "train/loss_other_blocks": step["others"],
-                                      "train/lr": step["lr"], "train/images_per_s": images / seconds},
-                                     step["iteration"])
+                    terms = {f"train/loss_{TERMS[name].tag}": step["losses"][name] for name in self.losses_of.weights}
+                    self.run.scalars({"train/loss": step["losses"]["loss"], **terms, "train/lr": step["lr"],
+                                      "train/images_per_s": images / seconds}, step["iteration"])
                     images = seconds = 0
                 if step["stop"] or time.monotonic() - self.saved > 60 * cfg.checkpoint_minutes:
                     self.save()
@@ -178,8 +176,9 @@ class Trainer:
         seen, _ = evaluate(predict, data.loader(self.seen), data.seen, data.classes, "exhaustive",
                            label="seen classes", processes=self.processes)
         means = self.at.means()
-        self.run.log(f"epoch {epoch + 1}/{self.cfg.train.epochs}: loss {means['loss']:.4f} (mask {means['main']:.4f}, "
-                     f"last block {means['last']:.4f}, others {means['others']:.4f})  {self.miou} {unseen['miou']:.2f} "
+        terms = ", ".join(f"{TERMS[name].label} {means[name]:.4f}" for name in self.losses_of.weights)
+        self.run.log(f"epoch {epoch + 1}/{self.cfg.train.epochs}: loss {means['loss']:.4f} ({terms})  "
+                     f"{self.miou} {unseen['miou']:.2f} "
                      f"({unseen['protocol']}, {unseen['samples']} samples)  FB-IoU {unseen['fb_iou']:.2f}  "
                      f"seen mIoU {seen['miou']:.2f} ({seen['samples']} samples)")
         step = (epoch + 1) * self.batches.batches
@@ -232,10 +231,3 @@ class Trainer:
         self.run.log("\n".join(f"  {SELECTIONS[rule].words}: {scores['epoch']}, {self.miou} {scores['miou']:.1f}"
                                + (" (tested)" if rule == select else "") for rule, scores in selections.items()))
         self.run.log(f"{where(self.run)}\nweights    {weights}\ncurves     tensorboard --logdir {self.cfg.exp}")
-
-
-def losses_of(model: ESDA, cfg: Config) -> EsdaLosses:
-    """The losses as the config weighs and turns them."""
-    last = len(model.image_encoder.transformer.resblocks) - 1
-    return EsdaLosses(last in model.image_encoder.prior_indices, cfg.loss.last, cfg.loss.others, cfg.loss.sign,
-                      cfg.loss.ignored, cfg.model.align_corners)
