@@ -83,10 +83,10 @@ def read_clip(path: str | Path) -> ClipWeights:
     if any(name.startswith("vision_model.") for name in state):
         state = _from_hugging_face(state, path)
     _check(state, path)
-    fingerprint = fingerprint_of(state)
+    fingerprint, in_half = fingerprint_of(state), _in_half(state)
     state = {name: tensor.float() for name, tensor in state.items()}
     visual = {name.removeprefix("visual."): state.pop(name) for name in list(state) if name.startswith("visual.")}
-    activation = activation or _activation_beside(path, visual)
+    activation = activation or _activation_beside(path, visual) or ("quickgelu" if in_half else None)
     return ClipWeights(visual, state, state.pop("logit_scale"), fingerprint, activation)
 
 
@@ -176,6 +176,15 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], str | None]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("neither a TorchScript archive nor a state dict of tensors")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}, None
+
+
+def _in_half(state: dict[str, Tensor]) -> bool:
+    """Whether the blocks' matrices hold fp16 values, as OpenAI's do in every format they circulate in.
+
+    Weights that others trained in fp32 hold such values only where they were rounded to fp16 afterwards.
+    """
+    matrices = [t for name, t in state.items() if ".resblocks." in name and t.ndim == 2]
+    return all(t.dtype != torch.bfloat16 and torch.equal(t.half().to(t.dtype), t) for t in matrices)
 
 
 def _activation_beside(path: Path, visual: dict[str, Tensor]) -> str | None:

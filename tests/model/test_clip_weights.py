@@ -1,4 +1,5 @@
 """read_clip: one and the same CLIP out of every file format, one clear line for every file that is wrong."""
+import json
 import os
 import pickle
 import re
@@ -9,13 +10,26 @@ import pytest
 import torch
 from reference_clip import ReferenceCLIP
 from safetensors.torch import save_file
+from torch import nn
 
+from model.build import build_esda, build_model
 from model.clip.clip import CLIP
+from model.clip.layers import QuickGELU
 from model.clip.source import SHA256, URL
 from model.clip.text_encoder import TextEncoder
 from model.clip.vision_transformer import VisionTransformer, resize_position_embedding
-from model.clip.weights import BUFFERS, WeightsError, build_clip, build_vision, read_clip
+from model.clip.weights import (
+    BUFFERS,
+    ClipWeights,
+    WeightsError,
+    _TorchScriptUnpickler,
+    build_clip,
+    build_vision,
+    read_clip,
+    vision_heads,
+)
 from util.config import ROOT
+from util.options import Model
 
 MINI_CLIP = ROOT / "data" / "shapes" / "mini_clip.pt"
 # Made once with write_torchscript(smallest_clip(), FIXTURE) and torch 2.15, less the debug files with their local
@@ -384,3 +398,118 @@ def test_size_that_is_no_multiple_of_the_patch(clip, tmp_path):
 def test_shipped_mini_clip_loads_and_is_small():
     assert MINI_CLIP.stat().st_size <= 12_000_000
     build_clip(read_clip(MINI_CLIP))
+
+
+# What is no weights, and what others trained
+
+@pytest.mark.parametrize("name, tensor, said", [
+    ("visual.conv1.weight", torch.zeros(64, 3, 16, 16, dtype=torch.int8), "visual.conv1.weight (int8)"),
+    ("ln_final.bias", torch.zeros(64, dtype=torch.bool), "ln_final.bias (bool)"),
+    ("visual.proj", torch.zeros(64, 24, dtype=torch.complex64), "visual.proj (complex64)"),
+    ("text_projection", torch.zeros(1).expand(64, 24), "text_projection (too few values for (64, 24))"),
+    ("token_embedding.weight", torch.zeros(1).expand(10**12, 64), "too few values for (1000000000000, 64)"),
+    ("visual.ln_post.bias", torch.full((64,), float("nan")), "NaN or infinity: visual.ln_post.bias"),
+    ("visual.ln_post.bias", torch.full((64,), 1e300, dtype=torch.float64), "NaN or infinity: visual.ln_post.bias"),
+    ("visual.transformer.resblocks.999999.ln_1.bias", torch.zeros(64), "a block 999999, but only 3 blocks"),
+    ("visual.conv1.weight", torch.zeros(0, 3, 16, 16), "missing or odd"),
+    ("visual.conv1.weight", torch.zeros(96, 3, 16, 16), "width 96"),
+])
+def test_tensors_that_are_no_weights_are_named(name, tensor, said, clip, tmp_path):
+    torch.save(openai_state(clip) | {name: tensor}, tmp_path / "clip.pt")
+    message = error_of(tmp_path / "clip.pt")
+    assert said in message and len(message) < 600 and "\n" not in message
+
+
+def test_a_torchscript_tensor_larger_than_its_storage_is_refused():
+    storage = torch.zeros(4)
+    with pytest.raises(pickle.UnpicklingError, match="lies in a storage of 4 values"):
+        _TorchScriptUnpickler.tensor(storage, 0, (10**6, 10**6), (0, 0))
+
+
+def test_a_foreign_object_is_named_and_nobody_is_told_to_overwrite_the_file(clip, tmp_path):
+    for write in (True, False):
+        torch.save({"state_dict": openai_state(clip), "args": Evil(tmp_path / "x")}, tmp_path / "clip.pt",
+                   _use_new_zipfile_serialization=write)
+        message = error_of(tmp_path / "clip.pt")
+        assert "holds a posix.system" in message and "data.prepare" not in message and "state_dict()" in message
+    zipped(tmp_path / "clip.pt", b"cmy.module\nThing\n(tR.")
+    assert "holds a my.module.Thing" in error_of(tmp_path / "clip.pt")
+
+
+def hugging_face_config(act: str | None, layers: int = 2) -> dict:
+    vision = {"hidden_size": 64, "num_hidden_layers": layers} | ({"hidden_act": act} if act else {})
+    return {"model_type": "clip", "vision_config": vision}
+
+
+def open_clip_config(quick: bool | None) -> dict:
+    quick = {} if quick is None else {"quick_gelu": quick}
+    return {"model_cfg": {"embed_dim": 24, "vision_cfg": {"width": 64, "layers": 2}, **quick}}
+
+
+@pytest.mark.parametrize("name, config, expected", [
+    ("config.json", hugging_face_config("gelu"), "gelu"),
+    ("config.json", hugging_face_config("quick_gelu"), "quickgelu"),
+    ("config.json", hugging_face_config(None), "quickgelu"),          # transformers' default
+    ("config.json", hugging_face_config("gelu", layers=3), None),     # of another model
+    ("config.json", hugging_face_config("relu"), None),
+    ("config.json", ["odd"], None), ("config.json", {"vision_config": 3}, None), ("config.json", None, None),
+    ("open_clip_config.json", open_clip_config(None), "gelu"),
+    ("open_clip_config.json", open_clip_config(True), "quickgelu"),
+])
+def test_the_activation_is_what_the_config_beside_the_weights_says(name, config, expected, tmp_path):
+    clip = two_layer_clip()
+    clip.visual.transformer.resblocks[0].mlp.c_fc.weight.data += 1e-5  # no fp16 value any more
+    write_safetensors(clip, tmp_path / "model.safetensors")
+    if config is not None:
+        (tmp_path / name).write_text(json.dumps(config))
+    assert read_clip(tmp_path / "model.safetensors").activation == expected
+
+
+def test_what_the_file_itself_tells_of_its_activation(clip, tmp_path):
+    assert read_clip(FIXTURE).activation == "quickgelu"                # the archive's code
+    write_plain(clip, tmp_path / "clip.pt")
+    assert read_clip(tmp_path / "clip.pt").activation == "quickgelu"   # OpenAI's buffers
+    write_hugging_face(clip, tmp_path / "half")
+    assert read_clip(tmp_path / "half").activation == "quickgelu"      # values published in fp16
+    with zipfile.ZipFile(FIXTURE) as whole, zipfile.ZipFile(tmp_path / "gelu.pt", "w") as archive:
+        for entry in whole.namelist():
+            archive.writestr(entry, whole.read(entry).replace(b"torch.sigmoid(", b"torch.gelu("))
+    assert read_clip(tmp_path / "gelu.pt").activation == "gelu"
+
+
+@torch.no_grad()
+def test_gelu_reaches_every_block_of_clip_and_no_other():
+    """The option decides; "auto" is what the file tells; where it tells nothing, the line says what to set."""
+    clip = two_layer_clip()
+    weights = ClipWeights(clip.visual.state_dict(), clip.text.state_dict(), clip.logit_scale.detach(), "f", None)
+    with pytest.raises(WeightsError, match="c.pt: the file does not tell .*model.activation=quickgelu .*=gelu"):
+        build_esda(Model(clip="c.pt", size=64, replace_indices=[1]), weights)
+    told = weights._replace(activation="gelu")
+    for options, given in (({"activation": "gelu"}, weights), ({}, told)):
+        model, resolved = build_model(Model(size=64, replace_indices=[1], **options), given)
+        assert resolved.fingerprint == "f+gelu"
+        assert resolved.with_activation("auto", "").fingerprint == "f+gelu"
+        kinds = {part: {type(m.mlp.gelu) for m in getattr(model, part).modules() if hasattr(m, "mlp")}
+                 for part in ("text_encoder", "image_encoder", "interactor")}
+        assert kinds == {"text_encoder": {nn.GELU}, "image_encoder": {nn.GELU}, "interactor": {QuickGELU}}
+    x, gelu = torch.linspace(-3, 3, 64), model.text_encoder.transformer.resblocks[0].mlp.gelu
+    torch.testing.assert_close(gelu(x), x * (1 + torch.erf(x / 2**0.5)) / 2, atol=1e-5, rtol=1e-4)
+    _, resolved = build_model(Model(size=64, replace_indices=[1], activation="quickgelu"), told)
+    assert (resolved.activation, resolved.fingerprint) == ("quickgelu", "f")
+
+
+def test_vit_h_14_has_16_heads():
+    """OpenCLIP's ViT-H-14.json: width 1280, head_width 80, patch 14. Heads of every other width are 64 wide."""
+    assert [vision_heads(width) for width in (768, 1024, 1280)] == [12, 16, 16]
+    with torch.device("meta"):
+        visual = VisionTransformer(224, 14, 1280, 2, 16, 1024)
+    weights, built = ClipWeights(visual.state_dict(), {}, None, "H"), []
+
+    class Seen(VisionTransformer):
+        def __init__(self, side, patch, width, layers, heads, *rest, **options):
+            built.append((side, patch, width, layers, heads))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        build_vision(weights, cls=Seen)
+    assert built == [(224, 14, 1280, 2, 16)]

@@ -292,8 +292,8 @@ def test_blocks_computed_again_in_backward_change_no_number(precision):
             model.recompute_blocks()
         torch.manual_seed(0)
         saved = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x), \
-                torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        keep = torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x)
+        with keep, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             output = model(images, text)
         loss = losses(output, target)["loss"]
         gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])

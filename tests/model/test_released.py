@@ -48,8 +48,8 @@ class Margins:
     """How far the reference's forward pass stays from the kinks of its gradient, as shares of what is typical.
 
     The kinks are ReLU's at zero, and the lowest and highest cosine of a similarity map where another patch is as low or
-    as high. Where a value lies within rounding of a kink, the gradient may jump by some 0.4 % on one processor and not on
-    another.
+    as high. Where a value lies within rounding of a kink, the gradient may jump by some 0.4 % on one processor and not
+    on another.
     """
     LEAST = 5e-5  # fifty times the rounding of fp32
 
@@ -58,7 +58,8 @@ class Margins:
         reference.similarity = self.similarity
         for module in reference.modules():
             if isinstance(module, torch.nn.ReLU):
-                module.register_forward_hook(lambda module, args, output: self.see(args[0].detach().abs().min() / args[0].detach().std()))
+                module.register_forward_hook(
+                    lambda module, args, output: self.see((args[0].abs().min() / args[0].std()).detach()))
 
     def see(self, margin) -> None:
         self.least = min(self.least, margin.item())
