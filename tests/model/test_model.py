@@ -292,7 +292,7 @@ def test_blocks_computed_again_in_backward_change_no_number(precision):
             model.recompute_blocks()
         torch.manual_seed(0)
         saved = []
-        keep = torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x)
+        keep = torch.autograd.graph.saved_tensors_hooks(lambda x, to=saved: to.append(x.numel()) or x, lambda x: x)
         with keep, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             output = model(images, text)
         loss = losses(output, target)["loss"]

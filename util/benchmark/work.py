@@ -79,7 +79,8 @@ class Variant:
         self.names, encoder = self.data.classes.names, self.model.text_encoder
         self.losses = self.optimizer = None
         if any(p.requires_grad for p in self.model.parameters()):
-            self.losses, self.optimizer = build_losses(self.model, cfg.loss, cfg.model), make_optimizer(self.model, cfg.train)
+            self.losses = build_losses(self.model, cfg.loss, cfg.model)
+            self.optimizer = make_optimizer(self.model, cfg.train)
         if self.plain:
             make_plain(self.model)
             if self.optimizer:
