@@ -47,7 +47,7 @@ def made(tiny_clip, tmp_path):
 def two_steps(variant: Variant) -> list[list[float]]:
     """The losses of each of two steps of training on one batch."""
     step = variant.work("train", 4)
-    return [[done[key] for key in ("loss", "main", "last", "others")] for _ in range(2) for done in step()]
+    return [list(done["losses"].values()) for _ in range(2) for done in step()]
 
 
 def alike(here: list[list[float]], there: list[list[float]]) -> None:
@@ -78,7 +78,7 @@ def test_compiled_training_has_the_same_losses(made):
 def test_frozen_weights_stay_and_all_others_learn(made, precision):
     variant = made(DEVICE, mode=precision)
     step, before = variant.work("train", 4), {name: p.detach().clone() for name, p in variant.model.named_parameters()}
-    assert all(math.isfinite(done["loss"]) for _ in range(2) for done in step())
+    assert all(math.isfinite(done["losses"]["loss"]) for _ in range(2) for done in step())
     for name, p in variant.model.named_parameters():
         assert p.device.type == DEVICE.type and torch.equal(p, before[name]) != p.requires_grad, name
 

@@ -3,6 +3,7 @@
 In fp32, with ``nn.MultiheadAttention``, every name through the text encoder whenever it is used and at full length, one
 map after another in the losses, and a whole forward pass for every name of an image.
 """
+import copy
 from collections.abc import Iterator
 from functools import partial
 
@@ -12,8 +13,7 @@ from torch import Tensor, nn
 
 from model.clip.layers import Attention
 from model.clip.text_encoder import TextEmbedding
-from model.losses import IGNORE, EsdaLosses, prototype
-from model.similarity import similarity_map
+from model.losses import IGNORE, EsdaLosses
 
 
 class PlainAttention(nn.MultiheadAttention):
@@ -63,30 +63,18 @@ class EncodedEachTime:
         return self.encoder(self.ids[rows])
 
 
-class PlainLosses:
-    """The terms of ``ours``, one map after another, by torch's own interpolation and cross-entropy of two logits."""
+def one_by_one(ours: EsdaLosses) -> EsdaLosses:
+    """``ours`` with one similarity map after another, by torch's own interpolation and cross-entropy of two logits."""
+    plain = copy.copy(ours)
 
-    def __init__(self, ours: EsdaLosses):
-        self.ours, self.weights, self.pixels = ours, ours.weights, ours.pixels
-        self.align_corners, self.reversed_sign, self.ignored_as_background = (
-            getattr(ours, name, False) for name in ("align_corners", "reversed_sign", "ignored_as_background"))
+    def similarity(maps: Tensor, target: Tensor) -> Tensor:
+        found = []
+        for s in maps.unbind(1):
+            s = F.interpolate(s[:, None], target.shape[1:], mode="bilinear",
+                              align_corners=getattr(ours, "align_corners", False))
+            logits = torch.cat([-ours.evidence(s), ours.evidence(s)], dim=1) / 2
+            found.append(F.cross_entropy(logits, target.long(), ignore_index=IGNORE, reduction="sum"))
+        return torch.stack(found)
 
-    def __call__(self, output, target: Tensor, pixels: Tensor | None = None) -> dict[str, Tensor]:
-        if self.ignored_as_background:
-            target = target.masked_fill(target == IGNORE, 0)
-        pixels = self.pixels(target) if pixels is None else pixels
-        terms = {"main": self._entropy(output.logits, target, pixels)}
-        if "last" in self.weights:
-            terms["last"] = self._of_map(output.prior, target, pixels)
-        if "others" in self.weights:
-            terms["others"] = torch.stack([
-                self._of_map(similarity_map(x, prototype(x, self.ours.cover(target, x.shape[1]))), target, pixels)
-                for x in output.blocks.values()]).mean()
-        return {"loss": sum(self.weights[name] * value for name, value in terms.items()), **terms}
-
-    def _of_map(self, s: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
-        s = F.interpolate(s, size=target.shape[1:], mode="bilinear", align_corners=self.align_corners)
-        return self._entropy(torch.cat([s, 1 - s] if self.reversed_sign else [1 - s, s], dim=1), target, pixels)
-
-    def _entropy(self, logits: Tensor, target: Tensor, pixels: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="sum") / pixels
+    plain.similarity = similarity
+    return plain

@@ -20,7 +20,7 @@ from model.clip.text_encoder import TextEncoder
 from model.clip.tokenizer import Tokenizer
 from model.clip.vision_transformer import VisionTransformer
 from model.clip.weights import ClipWeights, read_clip
-from util.benchmark.plain import EncodedEachTime, PlainLosses, make_plain
+from util.benchmark.plain import EncodedEachTime, make_plain, one_by_one
 from util.config import Config
 from util.evaluation.evaluate import evaluate
 from util.evaluation.generalised import Labeller
@@ -84,7 +84,7 @@ class Variant:
         if self.plain:
             make_plain(self.model)
             if self.optimizer:
-                self.losses = PlainLosses(self.losses)
+                self.losses = one_by_one(self.losses)
                 for group in self.optimizer.param_groups:
                     group["fused"] = None
             ids = Tokenizer()([cfg.model.prompt.format(cfg.model.same_word or name) for name in self.names],
