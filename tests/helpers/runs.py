@@ -108,7 +108,7 @@ def same(a: Path, b: Path) -> None:
 def start(options, exp, *more) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "train.py", "--config", CONFIG, *options, f"exp={exp}", *more], cwd=ROOT,
                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def wait_for(what, process, seconds=120):

@@ -65,10 +65,11 @@ def test_workers_change_no_number(whole, run_script, tiny_options, tmp_path):
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_stopped_run_goes_on_to_the_same_result(number, status, whole, run_script, tiny_options, tmp_path):
+    """The signal goes to the whole process group, loader processes included, as terminals and clusters send it."""
     every_step = "train.checkpoint_minutes=0"  # so that kill -9 finds a checkpoint inside an epoch
-    process = start(tiny_options, tmp_path, every_step)
+    process = start(tiny_options, tmp_path, every_step, "data.workers=1")
     wait_for(lambda: in_epoch(tmp_path, 0, 1), process)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     said = process.communicate()[1]
     assert process.returncode == status, said
     if number != signal.SIGKILL:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import pytest
 
 from util.config import ROOT
@@ -87,3 +88,8 @@ def test_a_second_signal_soon_after_is_the_first_again(monkeypatch):
             handlers[signal.SIGINT](signal.SIGINT, None)  # somebody who does not want to wait for the step
     with pytest.raises(Stopped):
         stop.check()
+
+
+def test_opencv_is_silent(capfd):
+    """Our own message names the file; OpenCV's would follow it."""
+    assert cv2.imread("nowhere.png") is None and capfd.readouterr().err == ""
