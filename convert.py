@@ -39,7 +39,7 @@ def read(path: Path) -> FullCheckpoint:
 def write(full: FullCheckpoint, path: Path) -> None:
     """In the format that the suffix names."""
     if path.suffix == ".safetensors":
-        checkpoint.write_safetensors_atomically(path, *safetensors_content(full), REMEDY)
+        checkpoint.write_safetensors_atomically(path, *safetensors_content(full, path), REMEDY)
     elif path.suffix in (".pt", ".pth"):
         checkpoint.write_atomically(path, released_content(full, path), REMEDY)
     else:

@@ -99,8 +99,9 @@ def full_checkpoint(content: dict, path) -> FullCheckpoint | None:
     return FullCheckpoint(from_released(state, path), content["epoch"], None)
 
 
-def safetensors_content(full: FullCheckpoint) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of our format."""
+def safetensors_content(full: FullCheckpoint, path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of our format. Raises WeightsError for a model of other parts than the described ones."""
+    _require_esda(_described(full.state, path), full.state, path)
     return full.state, {"epoch": str(full.epoch), "config": json.dumps(full.config),
                         "trained_on": json.dumps(full.trained_on), "fingerprint": full.clip.fingerprint,
                         "activation": full.activation}

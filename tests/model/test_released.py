@@ -532,7 +532,7 @@ def test_convert_wants_a_format_it_knows(name, tmp_path, released_file):
 
 def test_safetensors_of_another_hand_are_refused(released_file, tmp_path):
     full, path = convert.read(released_file), tmp_path / "odd.safetensors"
-    tensors, metadata = convert.safetensors_content(full)
+    tensors, metadata = convert.safetensors_content(full, path)
     checkpoint.write_safetensors_atomically(path, tensors, {}, "")
     with pytest.raises(WeightsError, match="odd.safetensors: not written by convert.py"):
         convert.read(path)

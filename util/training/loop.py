@@ -52,7 +52,7 @@ def train_one_epoch(model, losses_of: EsdaLosses, text, batches: Iterable[TrainB
         values, stop = processes.agree(torch.stack(list(losses.values())))
         values = dict(zip(losses, values))
         norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
-        _require_finite({**values, "gradient": norm.item()}, at, steps)
+        require_finite({**values, "gradient": norm.item()}, at.epoch, at.step, steps)
         if options.clip_grad:
             torch.nn.utils.clip_grads_with_norm_(trained, options.clip_grad, norm)
         optimizer.step()
@@ -65,11 +65,11 @@ def train_one_epoch(model, losses_of: EsdaLosses, text, batches: Iterable[TrainB
         before = time.perf_counter()
 
 
-def _require_finite(values: dict[str, float], at: Progress, steps: int) -> None:
-    wrong = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
+def require_finite(values: dict[str, float], epoch: int, step: int, steps: int) -> None:
+    """Raise UserError that names the values which are not finite, and the step, counted from 0, that they are of."""
+    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
     if wrong:
-        raise UserError(f"epoch {at.epoch + 1}, step {at.step + 1} of {steps} is not finite: {', '.join(wrong)}; "
-                        f"{REMEDY}")
+        raise UserError(f"epoch {epoch + 1}, step {step + 1} of {steps}: {', '.join(wrong)}; {REMEDY}")
 
 
 def _gradients(model, wrapped, losses_of: EsdaLosses, text, batch: TrainBatch, options, device, autocast,

@@ -1,4 +1,5 @@
 """A run of training: what train.py does from the options to the tested epoch."""
+import math
 import signal
 import time
 from pathlib import Path
@@ -33,7 +34,7 @@ from util.runtime.errors import UserError
 from util.runtime.processes import Processes
 from util.runtime.progress import progress
 from util.runtime.stop import Stopped, StopRequest
-from util.training.loop import Progress, train_one_epoch
+from util.training.loop import Progress, require_finite, train_one_epoch
 from util.training.optim import make_optimizer, restore_optimizer
 from util.training.resume import read_run, started_from, understood
 
@@ -130,7 +131,10 @@ class Trainer:
 
     def _weights(self) -> dict:
         epoch = self.at.epoch if self.at.step else max(0, self.at.epoch - 1)  # the one the weights come from
-        return {"model": self.model.trainable_state(), "epoch": epoch, "clip": self.clip,
+        state = self.model.trainable_state()
+        require_finite({name: tensor.abs().max().item() for name, tensor in state.items()}, epoch, self.at.step - 1,
+                       self.batches.batches)
+        return {"model": state, "epoch": epoch, "clip": self.clip,
                 "config": to_dict(self.cfg), "trained_on": self.trained_on}
 
     def save(self) -> None:
@@ -201,7 +205,7 @@ class Trainer:
             self.last_scores = self.evaluate_epoch()
             for rule, best in self.best.items():
                 score = SELECTIONS[rule].score
-                if best is None or self.last_scores[score] > best[score]:
+                if self.last_scores[score] > (-math.inf if best is None else best[score]):  # which NaN never is
                     self.best[rule] = self.last_scores
                     self.run.write_checkpoint(SELECTIONS[rule].file, self._weights())
             self.at = Progress(epoch=self.at.epoch + 1)
@@ -218,6 +222,9 @@ class Trainer:
         """Test the epoch that train.select names and say where everything is."""
         selections, select = {**self.best, "last": self.last_scores}, self.cfg.train.select
         weights = self.run.checkpoints / SELECTIONS[select].file
+        if selections[select] is None:
+            raise UserError(f"no epoch has a score for train.select={select} that is a number; choose another with "
+                            f"resume={self.run.folder}")
         self.processes.wait()  # for rank 0 to have saved
         checkpoint.restore(self.model, checkpoint.read(weights, "train again"), weights, self.clip)
         results = final_test(self.model, self.text, self.data, self.cfg, self.run, self.device, self.autocast,
