@@ -51,8 +51,8 @@ def train_images(index: Index, classes: Classes, fold: int, min_pixels: int, whi
     unseen = list(classes.unseen(fold))
     allowed = np.array(range(1, len(classes.names) + 1) if which == "all" else classes.seen(fold), int)
     if not allowed.size:
-        raise UserError(f"fold {fold} holds back every class ({', '.join(classes.names)}), so that none is left to train "
-                        f"on; give data.classes more classes or smaller folds")
+        raise UserError(f"fold {fold} holds back every class ({', '.join(classes.names)}), so none is left to train on; "
+                        f"give data.classes more classes or smaller folds")
     good = (index.pixels[:, allowed] >= min_pixels).any(axis=1)
     if which == "seen":
         good &= index.pixels[:, unseen].sum(axis=1) == 0

@@ -203,7 +203,8 @@ class Eval:
         "(README)", least=0, most=1e6)
     chunk: int = option(0, "generalised: names at once; 0: as many as memory allows", least=0, most=65_536,
                         numbers=False)
-    batch_size: int = option(8, "images at once; only the speed depends on it", least=1, most=65_536, numbers=False)
+    batch_size: int = option(8, "images that the loader hands over at once; on a CPU in fp32 fewer may be computed at "
+                             "once", least=1, most=65_536, numbers=False)
     fit: Literal["described", "cut", "released"] = option(
         "described", "described: the longer side to `size`, the rest filled with the mean colour and cut off again; "
         "cut: the same, but patches of that filling stay out of the network, a quarter of the work at 500x375 (score: "

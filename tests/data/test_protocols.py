@@ -30,7 +30,8 @@ def test_a_manifest_brings_the_same_samples_back(tiny_options, tmp_path):
 
 @pytest.mark.parametrize("line, named", [
     ("SegmentationClassAug/nosuch.png 1 circle", ":2: SegmentationClassAug/nosuch.png is not in"),
-    ("SegmentationClassAug/val_000001.png 1 star", "1 star is none"), ("SegmentationClassAug/val_000001.png 9 moon", "9 "),
+    ("SegmentationClassAug/val_000001.png 1 star", "1 star is none"),
+    ("SegmentationClassAug/val_000001.png 9 moon", "9 moon is none"),
     ("SegmentationClassAug/val_000001.png one circle", "should be a mask"), ("", "holds no samples"),
     ("SegmentationClassAug/val_000001.png 1 circle", "val_000001.png shows no pixel of 1 circle")])
 def test_a_wrong_manifest_is_named_by_its_line(tiny_options, tmp_path, line, named):
@@ -53,8 +54,8 @@ def test_several_draws_in_one_pass_are_those_of_several_runs(run_script, tiny_op
     weights = next(tmp_path.rglob("best.pt"))
 
     def score(name, *options):
-        done = run_script("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}", *EPISODIC,
-                          *options, f"exp={tmp_path / name}")
+        done = run_script("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}",
+                          *EPISODIC, *options, f"exp={tmp_path / name}")
         assert done.returncode == 0, done.stderr
         return json.loads(next((tmp_path / name).rglob("results.json")).read_text()), done.stdout
     single = [score(f"s{k}", f"eval.seed={321 + k}")[0] for k in range(3)]

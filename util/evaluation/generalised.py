@@ -11,12 +11,12 @@ from data.dataset import EvalBatch
 from data.folds import Classes
 from data.transform import Fit
 from util.evaluation.metric import Confusion, harmonic, percent
-from util.evaluation.predict import evaluation_mode, require_finite, windows
+from util.evaluation.predict import at_once, evaluation_mode, require_finite, windows
 from util.runtime.processes import SINGLE_PROCESS, Processes
 from util.runtime.progress import progress
 
-NAMES_AT_ONCE_ON_CPU = 8  # more keep a CPU no busier
-BYTES_A_TOKEN = 4 * 24    # fp32 values alive at once a token and channel in evaluation, generously
+NAMES_AT_ONCE_IN_BF16 = 8  # on a CPU: more keep it no busier
+BYTES_A_TOKEN = 4 * 24     # fp32 values alive at once a token and channel in evaluation, generously
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,22 @@ class Labeller:
         model, text, names = self.model, self.text, len(self.text.cls)
         strongest = _Strongest(batch, self.fit, self.device)
         with evaluation_mode(model):
-            for places, images in windows(batch, self.fit, model, self.device):
+            for places, images in windows(batch, self.fit, model, self.device, self.autocast):
                 with self.autocast:
                     patches, first = model.clip_patches(images), 0
-                    at_once = self.names_at_once or names_in_memory(model, images, names)
-                    for evidence in model.all_names(images, text, at_once):
+                    for evidence in model.all_names(images, text, self._names_at_once(images, names)):
                         likely = model.presence(patches, evidence, text, first)  # (b, k), at most 0
                         strongest.add(places, first, evidence + self.presence * likely[..., None, None])
                         first += evidence.shape[1]
         return [labels.cpu().numpy() for labels in strongest.labels]
+
+    def _names_at_once(self, images: Tensor, names: int) -> int:
+        if self.names_at_once:
+            return self.names_at_once
+        if images.device.type == "cuda":
+            return names_in_memory(self.model, images, names)
+        inputs = at_once(*images.shape[2:], images.device, self.autocast)
+        return min(names, max(1, inputs // len(images)) if inputs else NAMES_AT_ONCE_IN_BF16)
 
 
 class _Strongest:
@@ -75,9 +82,7 @@ class _Strongest:
 
 
 def names_in_memory(model, images: Tensor, names: int) -> int:
-    """How many of the names fit into half of the free memory at once."""
-    if images.device.type != "cuda":
-        return min(NAMES_AT_ONCE_ON_CPU, names)
+    """How many of the names fit into half of a GPU's free memory at once."""
     encoder = model.image_encoder
     tokens = images[:, 0].numel() // encoder.patch ** 2
     free, _ = torch.cuda.mem_get_info(images.device)

@@ -14,7 +14,7 @@ from data.transform import FITS
 from model.build import build_model, embed_names
 from util.config import BASE, Config, load
 from util.evaluation.generalised import Labeller
-from util.evaluation.predict import Predictor
+from util.evaluation.predict import Predictor, at_once
 from util.results.pictures import pictures_of
 
 CPU, SIZE = torch.device("cpu"), 64
@@ -133,3 +133,26 @@ def test_the_prior_lies_over_the_image_that_it_is_of(made, pictures):
     picture = pictures_of(wide._replace(prior=lower))["prior"]
     top, bottom = picture[:len(picture) // 4], picture[-len(picture) // 4:]
     assert (top == top[0, 0]).all() and (bottom == bottom[0, 0]).all() and (top[0, 0] != bottom[0, 0]).any()
+
+
+# How many images go through the network together (util.evaluation.predict.at_once)
+
+@pytest.mark.parametrize("fit", ["described", "cut"])
+def test_large_inputs_go_one_by_one_on_a_cpu_and_change_no_number(kind, made, pictures, monkeypatch, fit):
+    model, text = made(kind)
+    calls = []
+    hook = model.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    together = predictions(model, text, pictures, fit, 6)
+    assert max(calls) > 1 and sum(calls) == 6, "small inputs go together"
+    monkeypatch.setattr("util.evaluation.predict.PIXELS_AT_ONCE", SIZE * SIZE)
+    calls.clear()
+    by_one = predictions(model, text, pictures, fit, 6)
+    hook.remove()
+    same(together, by_one, rtol=1e-4, atol=1e-5)
+    assert fit == "cut" or calls == [1] * 6
+
+
+def test_only_a_cpu_in_fp32_takes_fewer_than_there_are():
+    bf16 = torch.autocast("cpu", torch.bfloat16)
+    assert [at_once(side, side, CPU, nullcontext()) for side in (480, 1000, 240, 128)] == [1, 1, 4, 14]
+    assert at_once(480, 480, CPU, bf16) is None and at_once(480, 480, torch.device("cuda"), nullcontext()) is None

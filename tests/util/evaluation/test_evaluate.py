@@ -39,7 +39,8 @@ def painted(tmp_path):
         mask[5:25, 5:20] = 1 + i % 2
         mask[5:25, 22:36] = 3
         mask[4, :] = 255
-        image = np.stack([rng.integers(0, 255, mask.shape), rng.integers(0, 255, mask.shape), 10 * (mask % 255)], axis=-1)
+        blue, green = rng.integers(0, 255, (2, *mask.shape))
+        image = np.stack([blue, green, 10 * (mask % 255)], axis=-1)
         cv2.imwrite(str(tmp_path / f"{i}.png"), image.astype(np.uint8))
         cv2.imwrite(str(tmp_path / f"{i}_mask.png"), mask)
         lines.append(f"{i}.png {i}_mask.png\n")
@@ -154,7 +155,7 @@ def test_training_batches_are_a_function_of_seed_epoch_and_place(tiny_shapes):
 
 
 def test_pixels_of_ignored_classes_never_train(tmp_path):
-    """An image of classes 1 and 6: with 1 to 5 ignored, the target of 6 has 255 where 1 is, and 0 only on the ground."""
+    """An image of classes 1 and 6, with 1 to 5 ignored: the target of 6 is 255 where 1 is, and 0 on the ground."""
     mask = np.zeros((64, 64), np.uint8)
     mask[:20], mask[40:] = 1, 6
     cv2.imwrite(str(tmp_path / "a.png"), mask)

@@ -21,7 +21,8 @@ NAMES = Classes.read(ROOT / "lists/shapes/classes.yaml")
 @pytest.fixture(params=["[1, 2, 3]", "[3]", "[]"])
 def model_and_text(request, tiny_clip):
     torch.manual_seed(0)
-    options = load(Config, BASE, [f"model.clip={tiny_clip}", "model.size=64", f"model.replace_indices={request.param}"]).model
+    options = load(Config, BASE, [f"model.clip={tiny_clip}", "model.size=64",
+                                  f"model.replace_indices={request.param}"]).model
     model, _ = build_model(options)
     for branch in model.image_encoder.branches.values():
         torch.nn.init.normal_(branch.up, std=0.05)  # at the start the branches are silent
@@ -79,11 +80,13 @@ class Known(torch.nn.Module):
         return torch.tensor([[0.0, 0.0, self.absent]])[:, first:first + evidence.shape[1]]
 
 
-@pytest.mark.parametrize("absent, weight, third", [(0.0, 1.0, 3), (-1.5, 0.5, 3), (-1.5, 1.0, 3), (-3.0, 1.0, 0), (-3.0, 0.0, 3)])
+@pytest.mark.parametrize("absent, weight, third", [
+    (0.0, 1.0, 3), (-1.5, 0.5, 3), (-1.5, 1.0, 3), (-3.0, 1.0, 0), (-3.0, 0.0, 3)])
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_a_name_that_is_not_in_the_image_must_make_up_for_it(absent, weight, third, chunk):
     """Name 3's evidence of 2 less what its absence costs: above 1 it takes all three rows, above 0 the third alone."""
-    batch = EvalBatch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(4, 4)], [np.zeros((4, 4), np.uint8)], [Sample(0, 0)])
+    mask = np.zeros((4, 4), np.uint8)
+    batch = EvalBatch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(4, 4)], [mask], [Sample(0, 0)])
     text = type("Text", (), {"cls": torch.zeros(3, 2)})
     label_images = Labeller(Known(absent), text, FITS["described"], torch.device("cpu"), nullcontext(), weight, chunk)
     labels, = label_images(batch)
@@ -99,7 +102,8 @@ def test_scores_by_hand():
     batch = EvalBatch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(2, 4)], [mask], [Sample(0, 0)])
     scores = evaluate_generalised(lambda batch: [labels], [batch], (2, 3, 4), (1,), classes)
     assert scores["miou"] == pytest.approx(100 * 2 / 3) and scores["seen_miou"] == pytest.approx(50)
-    assert scores["hiou"] == pytest.approx(harmonic(200 / 3, 50)) and scores["pixel_accuracy"] == pytest.approx(100 * 5 / 7)
+    assert scores["hiou"] == pytest.approx(harmonic(200 / 3, 50))
+    assert scores["pixel_accuracy"] == pytest.approx(100 * 5 / 7)
     assert scores["background_iou"] == pytest.approx(50) and scores["per_class"].keys() == {"a", "b", "c"}
     assert scores["fb_iou"] == pytest.approx((50 + 100 * 5 / 6) / 2)
 
@@ -110,8 +114,9 @@ def test_the_script_scores_it(run_script, tiny_options, tmp_path):
     weights = next(tmp_path.rglob("best.pt"))
     found = []
     for chunk in (3, 20):
-        done = run_script("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}", "run=g",
-                          "eval.protocol=generalised", f"eval.chunk={chunk}", f"exp={tmp_path / str(chunk)}", "eval.images=12")
+        done = run_script("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}",
+                          "run=g", "eval.protocol=generalised", f"eval.chunk={chunk}", f"exp={tmp_path / str(chunk)}",
+                          "eval.images=12")
         assert done.returncode == 0, done.stderr
         found.append(json.loads(next((tmp_path / str(chunk)).rglob("results.json")).read_text()))
     assert found[0]["protocol"] == "generalised" and found[0]["samples"] == 12 and "hIoU" in done.stdout
@@ -120,5 +125,6 @@ def test_the_script_scores_it(run_script, tiny_options, tmp_path):
 
 
 def test_a_baseline_without_evidence_is_refused(run_script, tiny_options):
-    done = run_script("test.py", "--config", "config/shapes/everything.yaml", *tiny_options, "eval.protocol=generalised")
+    done = run_script("test.py", "--config", "config/shapes/everything.yaml", *tiny_options,
+                      "eval.protocol=generalised")
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: eval.protocol=generalised")
