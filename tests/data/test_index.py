@@ -97,7 +97,7 @@ def test_lists_that_share_an_image_are_refused_before_training(tiny_shapes, tmp_
     cfg = load(Config, ROOT / "config/shapes/esda.yaml", [
         f"data.root={tiny_shapes}", f"data.train_list={tmp_path / 'train.txt'}", "data.min_pixels=32", "data.workers=0",
         f"data.val_list={tiny_shapes / 'lists/val.txt'}"])
-    with pytest.raises(UserError, match="1 images are in the training and in the validation list, such as JPEGImages/val"):
+    with pytest.raises(UserError, match="1 images are in the training and in the validation list, such as JPEG"):
         FoldData(cfg).training()
     cfg.data.train_list = str(tiny_shapes / "lists/train.txt")
     assert FoldData(cfg).training()[2] > 0

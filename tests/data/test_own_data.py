@@ -90,6 +90,7 @@ def test_impossible_options_end_in_a_line(own, run_script, options):
     assert not (own / "lists").exists()
 
 
+@pytest.mark.slow
 def test_the_documented_example_runs_as_it_stands(own, options_for, tmp_path):
     """The lines of docs/data.md, in a copy of the project, with images put where they say."""
     text = (ROOT / "docs/data.md").read_text()
@@ -108,11 +109,13 @@ def test_the_documented_example_runs_as_it_stands(own, options_for, tmp_path):
     shutil.move(own, project / "data/sets/mine")
     extra = [o for o in options_for(Path("x"), tmp_path / "exp") if not o.startswith("data.")] + ["data.min_pixels=32",
              "data.workers=0", "train.optimizer=adamw", "model.replace_indices=[1,2,3]", "eval.protocol=exhaustive"]
-    block = block.replace("bash train.sh mine 0", f"bash train.sh mine 0 {' '.join(extra)}").replace("=[", "='[").replace(
+    train = "bash train.sh mine 0"
+    block = block.replace(train, f"{train} {' '.join(extra)}").replace("=[", "='[").replace(
         "] eval", "]' eval").replace("verify mine", "verify mine data.min_pixels=32")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix,
            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=project, env=env, capture_output=True, text=True)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=project, env=env, text=True,
+                          capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "owl" in done.stdout and "no problems" in done.stdout
     results = json.loads(next((tmp_path / "exp").rglob("results.json")).read_text())

@@ -157,7 +157,8 @@ def test_the_shipped_clip_knows_its_words():
 
 
 def test_pretraining_runs_and_its_file_loads(tmp_path):
-    stage = "{side: %d, samples: 16, keep: %g, mosaic: %g, single_share: 0.5, single_diameter: [20, 30], objects: [2, 3], diameter: [14, 20]}"
+    stage = ("{side: %d, samples: 16, keep: %g, mosaic: %g, single_share: 0.5, single_diameter: [20, 30], "
+             "objects: [2, 3], diameter: [14, 20]}")
     cycle = ("{seed: 1, muon_lr: 0.005, warmup: 0.1, decay: 0.5, attributes: [0.5, 0, 0.2], max_scale: 30, "
              "caption_weight: 0.3, spread_weight: 0.5, tile_weight: %g")
     cfg = config.load(pretrain.Pretrain, pretrain.CONFIG, [

@@ -350,6 +350,6 @@ def spoilt(unpacked, tmp_path) -> Path:
 def prepare(request, capfd, tmp_path):
     """prepare(source, ...) makes the set in tmp_path/out."""
     def run(source, *options):
-        return run_prepare(request.module.NAME, "--source", source, "--out", tmp_path / "out", "--any-archive", *options,
-                           capfd=capfd)
+        arguments = ["--source", source, "--out", tmp_path / "out", "--any-archive", *options]
+        return run_prepare(request.module.NAME, *arguments, capfd=capfd)
     return run

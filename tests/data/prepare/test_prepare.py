@@ -368,6 +368,7 @@ def fold_0(name: str, root: Path) -> tuple[list[str], list[str], list[str]]:
             [classes.name(class_id) for class_id in classes.unseen(0)])
 
 
+@pytest.mark.slow
 def test_grey_cmyk_and_turned_jpegs_are_trained_and_tested_on(each, run_script, options_for, tmp_path):
     """Each training image of fold 0 once, in two steps, then the final test; all at the published threshold."""
     def kinds(names: list[str]) -> set:

@@ -45,6 +45,7 @@ from util.config import ROOT
 from util.runtime.errors import UserError
 
 NAME = "coco"  # the set that the fixtures make
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools itself
 LARGER_FIRST = ("pycocotools", "larger_first", "ignore")
 
 
