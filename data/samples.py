@@ -51,7 +51,7 @@ def train_images(index: Index, classes: Classes, fold: int, min_pixels: int, whi
     unseen = list(classes.unseen(fold))
     allowed = np.array(range(1, len(classes.names) + 1) if which == "all" else classes.seen(fold), int)
     if not allowed.size:
-        raise UserError(f"fold {fold} holds back every class ({', '.join(classes.names)}), so none is left to train on; "
+        raise UserError(f"fold {fold} holds back every class ({', '.join(classes.names)}), so none is left to learn; "
                         f"give data.classes more classes or smaller folds")
     good = (index.pixels[:, allowed] >= min_pixels).any(axis=1)
     if which == "seen":
