@@ -71,7 +71,7 @@ class FullCheckpoint(NamedTuple):
         frozen = {name: tensor for name, tensor in self.state.items() if not name.startswith(ADDED)}
         visual, text = ({name.removeprefix(prefix): tensor.float() for name, tensor in frozen.items()
                          if name.startswith(prefix)} for prefix in ("image_encoder.", "text_encoder."))
-        return ClipWeights(visual, text, None, fingerprint_of(frozen), self.activation)
+        return ClipWeights(visual, text, None, fingerprint_of(frozen), self.activation).with_activation("auto", "")
 
     def summary(self, size: int | None = None) -> str:
         """One line on what there is, and on what an input of ``size`` px makes of the position embedding."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from model.build import build_esda, build_model
 from model.clip.clip import CLIP
+from model.clip.formats import TorchScriptUnpickler
 from model.clip.layers import QuickGELU
 from model.clip.source import SHA256, URL
 from model.clip.text_encoder import TextEncoder
@@ -22,7 +23,6 @@ from model.clip.weights import (
     BUFFERS,
     ClipWeights,
     WeightsError,
-    _TorchScriptUnpickler,
     build_clip,
     build_vision,
     read_clip,
@@ -423,7 +423,7 @@ def test_tensors_that_are_no_weights_are_named(name, tensor, said, clip, tmp_pat
 def test_a_torchscript_tensor_larger_than_its_storage_is_refused():
     storage = torch.zeros(4)
     with pytest.raises(pickle.UnpicklingError, match="lies in a storage of 4 values"):
-        _TorchScriptUnpickler.tensor(storage, 0, (10**6, 10**6), (0, 0))
+        TorchScriptUnpickler.tensor(storage, 0, (10**6, 10**6), (0, 0))
 
 
 def test_a_foreign_object_is_named_and_nobody_is_told_to_overwrite_the_file(clip, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from released_reference import FACTS, Reference
+from runs import in_process
 
 import convert
 from data.fold import FoldData
@@ -460,12 +461,12 @@ def by_reference(reference: Reference, cfg: Config) -> dict:
     return evaluate(predict, data.loader(data.draws()[0]), data.unseen, data.classes, cfg.eval.protocol).scores
 
 
-def test_released_checkpoints_through_the_commands(run_script, tiny_options, reference, released_file, tmp_path,
+def test_released_checkpoints_through_the_commands(tiny_options, reference, released_file, tmp_path,
                                                    monkeypatch):
     """convert.py there and back, and test.py on the released file and on what convert.py made of it."""
     mine = [*tiny_options, "model.clip=nowhere.pt", "model.replace_indices=[1, 2]"]
     converted, back = tmp_path / "ours.safetensors", tmp_path / "back.pth"
-    done = run_script("convert.py", released_file, converted)
+    done = in_process("convert.py", released_file, converted)
     assert done.returncode == 0 and "epoch 7" in done.stdout and "8 x 8 patches" in done.stdout, done.stderr
     monkeypatch.setattr("sys.argv", ["convert.py", str(converted), str(back)])
     convert.main()
@@ -477,7 +478,7 @@ def test_released_checkpoints_through_the_commands(run_script, tiny_options, ref
 
     scores = []
     for number, weights in enumerate((released_file, converted)):
-        done = run_script("test.py", "--config", RELEASED, *mine, f"weights={weights}", f"run=r{number}")
+        done = in_process("test.py", "--config", RELEASED, *mine, f"weights={weights}", f"run=r{number}")
         assert done.returncode == 0, done.stderr
         said = [line for line in done.stdout.splitlines() if line.startswith(f"{weights}: ")]
         assert len(said) == 1 and f"{len(first)} tensors" in said[0] and "8 x 8 patches" in said[0]
@@ -489,9 +490,9 @@ def test_released_checkpoints_through_the_commands(run_script, tiny_options, ref
     assert scores[0]["checkpoint"] == str(released_file) and scores[0]["epoch"] == 7 and "trained_on" not in scores[0]
 
 
-def test_a_broken_released_checkpoint_ends_in_one_line(run_script, tiny_options, reference, tmp_path):
+def test_a_broken_released_checkpoint_ends_in_one_line(tiny_options, reference, tmp_path):
     path = save(reference, tmp_path / "broken.pth", **{"decoder.cls.3.bias": torch.zeros(3)})
-    done = run_script("test.py", "--config", RELEASED, *tiny_options, f"weights={path}")
+    done = in_process("test.py", "--config", RELEASED, *tiny_options, f"weights={path}")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     said = f"error: {path}: not the tensors of one ESDA: of another shape: decoder.cls.3.bias\n"
     assert done.stderr.endswith(said) and done.stderr.count("error: ") == 1
@@ -522,6 +523,19 @@ def test_a_run_of_ours_becomes_safetensors_that_know_their_config(tiny_options, 
     with pytest.raises(WeightsError, match="no place for interactor.token_proj.bias, interactor.token_proj.weight"):
         convert.write(full, tmp_path / "released.pth")  # the tiny CLIP's text is wider than its joint embedding
     assert not (tmp_path / "released.pth").exists()
+
+
+def test_a_checkpoint_on_a_clip_with_gelu_keeps_it(tmp_path, released_file):
+    full = convert.read(released_file)
+    assert full.activation == "quickgelu"
+    gelu = full._replace(activation="gelu")
+    convert.write(gelu, tmp_path / "gelu.safetensors")
+    again = convert.read(tmp_path / "gelu.safetensors")
+    model, clip = convert.build_model(Model(**{**OPTIONS, "size": 64}), again.clip)
+    checkpoint.restore(model, again.saved, "gelu", clip.fingerprint)
+    assert clip.activation == "gelu" and clip.fingerprint != full.clip.fingerprint
+    with pytest.raises(WeightsError, match="no place for model.activation=gelu"):
+        convert.write(gelu, tmp_path / "gelu.pth")
 
 
 @pytest.mark.parametrize("name", ["ours.bin", "ours"])
