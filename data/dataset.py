@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from data.files import IGNORE, read_pair
+from data.files import read_pair
 from data.index import Index
 from data.loader import Loader
 from data.samples import Sample, TrainImages
 from data.transform import FITS, Fit, augment, binary_target
+from model import IGNORE
 from util.runtime.errors import UserError
 
 

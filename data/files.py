@@ -17,7 +17,6 @@ from util.runtime.errors import UserError
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own line names the file, OpenCV's do not
 
-IGNORE = 255  # label of pixels that count nowhere, as VOC's void; the one definition for data/ and util/
 MAX_PIXELS = 1 << 30            # of an image; OpenCV's own limit
 MAX_TEXT = 1 << 26              # bytes of a list; COCO's longest has 6 MB
 MAX_BYTES = 1 << 31             # bytes of an image or a mask

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.files import IGNORE
+from model import IGNORE
 
 
 def augment(image: np.ndarray, mask: np.ndarray, class_id: int, size: int, fill, options,

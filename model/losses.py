@@ -7,10 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model import IGNORE
 from model.esda import Segmentation
 from model.similarity import bilinear, similarity_map
-
-IGNORE = 255
 
 
 class EsdaLosses:

@@ -5,11 +5,12 @@ model/build.py takes these classes where the config asks for them. config/*/rele
 import torch
 from torch import Tensor
 
+from model import IGNORE
 from model.clip.text_encoder import TextEmbedding
 from model.esda import ESDA, Segmentation
 from model.image_encoder import ImageEncoder
 from model.interactor import Interactor
-from model.losses import IGNORE, EsdaLosses
+from model.losses import EsdaLosses
 from model.similarity import bilinear
 
 

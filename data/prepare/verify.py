@@ -16,10 +16,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data.files import IGNORE, how_to_make, orientation, overlap, read_list, read_pair
+from data.files import how_to_make, orientation, overlap, read_list, read_pair
 from data.folds import Classes, classes_of
 from data.index import Index, count_pixels
 from data.prepare.published import FIGURES, fold_of
+from model import IGNORE
 from util.config import Config, from_command_line
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, run_main

@@ -8,8 +8,8 @@ from functools import cache
 import cv2
 import numpy as np
 
-from data.files import IGNORE
 from data.shapes.silhouettes import MASTER, silhouette
+from model import IGNORE
 
 COLOURS = {  # RGB
     "red": (214, 40, 40), "orange": (244, 140, 30), "yellow": (246, 218, 60), "green": (56, 160, 62),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.files import IGNORE
 from data.transform import augment, binary_target, to_input, to_original
+from model import IGNORE
 from util.config import BASE, Config, load
 
 FILL = (123, 117, 104)

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model import IGNORE
 from model.clip.layers import Attention
 from model.clip.text_encoder import TextEmbedding
-from model.losses import IGNORE, EsdaLosses
+from model.losses import EsdaLosses
 
 
 class PlainAttention(nn.MultiheadAttention):

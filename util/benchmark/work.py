@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.files import IGNORE
 from data.fold import FoldData
 from data.folds import classes_of
 from data.loader import Loader
 from data.samples import exhaustive
+from model import IGNORE
 from model.build import build_losses, build_model, embed_names
 from model.clip.clip import CLIP
 from model.clip.text_encoder import TextEncoder

@@ -12,11 +12,12 @@ import torch
 from data.dataset import EvalBatch
 from data.fold import FoldData
 from data.folds import FOLDS
+from model import IGNORE
 from model.clip.weights import WeightsError, read_clip
 from util import config as configuration
 from util.config import Config
 from util.evaluation.evaluate import evaluate
-from util.evaluation.metric import IGNORE, Counts, count
+from util.evaluation.metric import Counts, count
 from util.evaluation.predict import Prediction
 from util.runtime.errors import run_main
 

@@ -8,7 +8,8 @@ import numpy as np
 from data.dataset import EvalBatch
 from data.folds import Classes
 from data.samples import Sample
-from util.evaluation.metric import IGNORE, Counts, Tally, auc, percent
+from model import IGNORE
+from util.evaluation.metric import Counts, Tally, auc, percent
 from util.evaluation.predict import Prediction
 from util.runtime.processes import SINGLE_PROCESS, Processes
 from util.runtime.progress import progress

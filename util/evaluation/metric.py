@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.files import IGNORE
+from model import IGNORE
 
 
 class Counts(NamedTuple):

@@ -3,7 +3,7 @@ import cv2
 import numpy as np
 
 from data.folds import Classes
-from util.evaluation.metric import IGNORE
+from model import IGNORE
 from util.evaluation.predict import Prediction
 
 LONGEST = 256                                       # px, the longer side of a picture, whatever the image's shape
