@@ -26,6 +26,8 @@ def test_a_manifest_brings_the_same_samples_back(tiny_options, tmp_path):
     file.write_text(write_manifest(samples, data.index, data.classes, "a remark"))
     assert read_manifest(file, data.index, data.classes, data.unseen) == samples
     assert data_of(tiny_options, f"eval.manifest={file}").draws() == [samples]
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))  # as Windows writes text
+    assert read_manifest(file, data.index, data.classes, data.unseen) == samples
 
 
 @pytest.mark.parametrize("line, named", [
@@ -75,3 +77,13 @@ def test_each_sample_is_predicted_once(tiny_options):
     data = data_of(tiny_options, *EPISODIC, "eval.draws=4")
     every = [sample for draw in data.draws() for sample in draw]
     assert len(data.draws()) == 4 and sorted(distinct(data.draws())) == sorted(set(every))
+
+
+@pytest.mark.parametrize("kind", ["seen", "unseen"])
+def test_a_generalised_test_needs_images_of_seen_and_of_unseen_classes(tiny_options, kind):
+    """Without any its mIoU would be 0 whatever the model does."""
+    data = data_of(tiny_options, "eval.images=12")
+    assert len(data.every_image()) == 12
+    data.index.pixels[:, list(getattr(data, kind))] = 0
+    with pytest.raises(UserError, match=f"the 12 images of the generalised test show no {kind} class.*eval.images"):
+        data.every_image()

@@ -1,4 +1,12 @@
-"""The evaluator: a predict function and batches in, plain numbers out. Training, tests and tables all call it."""
+"""The evaluator: a predict function and batches in, plain numbers out. Training, tests and tables all call it.
+
+The way of one image, from the disk to the score:
+    data/files.py       read_pair: the image and its mask
+    data/transform.py   to_input: the image resized and padded to the network's square
+    data/dataset.py     EvalDataset and EvalBatch: several of them together (data/loader.py runs this in processes)
+    util/evaluation/predict.py      Predictor: through the model, back to the image's own size, pixels counted
+    util/evaluation/evaluate.py     evaluate: all batches; score: the counts of all samples to mIoU (metric.py)
+"""
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
