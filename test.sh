@@ -14,19 +14,5 @@ if [ $# -lt 2 ] || [[ $1 == *=* ]] || [[ $2 == *=* ]]; then
 fi
 dataset=$1 fold=$2
 shift 2
-weights=()
-if [ $# -gt 0 ] && [[ $1 != *=* ]]; then weights=("weights=$1"); shift; fi
-config_of "$dataset"
-launch_of
-
-setup requirements.txt
-folds_of "$fold" "$@"
-if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
-
-stamp=$(date +%Y%m%d-%H%M%S)
-for k in "${folds[@]}"; do
-    command=("$python" ${launch[@]+"${launch[@]}"} test.py --config "$config" fold="$k" run="$stamp" ${weights[@]+"${weights[@]}"} "$@")
-    [ "$fold" = all ] || exec "${command[@]}"
-    run "${command[@]}"
-done
-"$python" -m util.results.table --config "$config" run="$stamp" "$@"
+if [ $# -gt 0 ] && [[ $1 != *=* ]]; then set -- "weights=$1" "${@:2}"; fi
+start test.py "$dataset" "$fold" "$@"

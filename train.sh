@@ -12,17 +12,4 @@ usage_if_asked "$@"
 dataset=shapes fold=0
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then dataset=$1; shift; fi
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then fold=$1; shift; fi
-config_of "$dataset"
-launch_of
-
-setup requirements.txt
-folds_of "$fold" "$@"
-if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
-
-stamp=$(date +%Y%m%d-%H%M%S)
-for k in "${folds[@]}"; do
-    command=("$python" ${launch[@]+"${launch[@]}"} train.py --config "$config" fold="$k" run="$stamp" "$@")
-    [ "$fold" = all ] || exec "${command[@]}"
-    run "${command[@]}"
-done
-"$python" -m util.results.table --config "$config" run="$stamp" "$@"
+start train.py "$dataset" "$fold" "$@"

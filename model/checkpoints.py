@@ -11,14 +11,13 @@ from torch import Tensor
 
 from model.clip.text_encoder import TextEncoder
 from model.clip.weights import (
-    HEAD_WIDTH,
     ClipWeights,
     WeightsError,
-    depth,
     differences,
     fingerprint_of,
     require_weights,
-    vision_heads,
+    text_sizes,
+    vision_sizes,
 )
 from model.esda import ESDA
 from model.image_encoder import ImageEncoder, LowRankBranch
@@ -75,11 +74,11 @@ class FullCheckpoint(NamedTuple):
 
     def summary(self, size: int | None = None) -> str:
         """One line on what there is, and on what an input of ``size`` px makes of the position embedding."""
-        patch = self.state["image_encoder.conv1.weight"].shape[-1]
-        grid = round((len(self.state["image_encoder.positional_embedding"]) - 1) ** 0.5)
+        side, patch, *_ = vision_sizes(self.state, "image_encoder.")
+        grid = side // patch
         line = (f"{len(self.state)} tensors, {len(self.trained)} trained and {len(self.state) - len(self.trained)} of "
                 f"CLIP, all placed; image position embedding at {grid} x {grid} patches")
-        return line if size in (None, grid * patch) else f"{line}, resized to {size // patch} x {size // patch}"
+        return line if size in (None, side) else f"{line}, resized to {size // patch} x {size // patch}"
 
 
 def full_checkpoint(content: dict, path) -> FullCheckpoint | None:
@@ -188,20 +187,16 @@ def _described(state: dict[str | None, Tensor], where, every_block: bool = False
             if re.fullmatch(r"branches\.\d+\.down", name)}
     layers = {name.split(".")[1] for name in interactor if name.startswith("vl.")}
     try:
-        width, _, patch, _ = visual["conv1.weight"].shape
-        grid = round((len(visual["positional_embedding"]) - 1) ** 0.5)
-        embed_dim, heads = visual["proj"].shape[1], vision_heads(width)
-        vocabulary, text_width = text["token_embedding.weight"].shape
-        length = len(text["positional_embedding"])
-        blocks = range(depth(visual))
-        branches = blocks if down and every_block else [block for block in down if block in blocks]
+        sizes, of_text = vision_sizes(visual), text_sizes(text)
+        _, _, width, blocks, heads, embed_dim = sizes
+        branches = range(blocks) if down and every_block else [block for block in down if block < blocks]
         rank = next(iter(down.values())).shape[1] if down else 0
         with torch.device("meta"):  # shapes only
-            image_encoder = ImageEncoder(grid * patch, patch, width, len(blocks), heads, embed_dim, replace_indices=(),
-                                         branch=lambda width: LowRankBranch(width, rank), branch_indices=branches)
-            model = ESDA(TextEncoder(vocabulary, length, text_width, depth(text), text_width // HEAD_WIDTH, embed_dim),
-                         image_encoder, Interactor(width, heads, embed_dim, text_width, len(layers),
-                                                   text_tokens="token_proj.weight" in interactor),
+            image_encoder = ImageEncoder(*sizes, replace_indices=(), branch=lambda width: LowRankBranch(width, rank),
+                                         branch_indices=branches)
+            model = ESDA(TextEncoder(*of_text, embed_dim), image_encoder,
+                         Interactor(width, heads, embed_dim, of_text[2], len(layers),
+                                    text_tokens="token_proj.weight" in interactor),
                          MaskDecoder(width), [0.0] * 3, [1.0] * 3)
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         raise WeightsError(f"{where}: not the tensors of one ESDA: missing or odd {error}") from None

@@ -5,6 +5,7 @@
 #   folds_of FOLD [key=value ...]  sets `folds` to FOLD, or to all that the config's data set has
 #   launch_of                      sets `launch` to what stands between python and a script that runs in NPROC processes on NNODES machines
 #   run COMMAND ...                runs a command that gets the signals which this script gets
+#   start SCRIPT DATASET FOLD [key=value ...]  runs train.py or test.py on FOLD, or on all folds and then shows their table
 # In an active virtual or conda environment, python is that environment's, and what is missing there is an error.
 # Elsewhere .venv is made once; .venv/made_with.* hold the requirements it was made with, and are written last.
 
@@ -124,4 +125,21 @@ folds_of() {
         exit 2
     fi
     folds=("$1")
+}
+
+start() {
+    local script=$1 dataset=$2 fold=$3 stamp k command
+    shift 3
+    config_of "$dataset"
+    launch_of
+    setup requirements.txt
+    folds_of "$fold" "$@"
+    if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
+    stamp=$(date +%Y%m%d-%H%M%S)
+    for k in "${folds[@]}"; do
+        command=("$python" ${launch[@]+"${launch[@]}"} "$script" --config "$config" fold="$k" run="$stamp" "$@")
+        [ "$fold" = all ] || exec "${command[@]}"
+        run "${command[@]}"
+    done
+    "$python" -m util.results.table --config "$config" run="$stamp" "$@"
 }

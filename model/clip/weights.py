@@ -108,6 +108,20 @@ def vision_heads(width: int) -> int:
     return VISION_HEADS.get(width, width // HEAD_WIDTH)
 
 
+def vision_sizes(state: dict[str, Tensor], prefix: str = "") -> tuple[int, ...]:
+    """What the tensors of an image encoder tell: side in px at which it was trained, patch in px, width, blocks, heads
+    and joint width D. prefix: what stands before their names."""
+    width, _, patch, _ = state[f"{prefix}conv1.weight"].shape
+    grid = round((len(state[f"{prefix}positional_embedding"]) - 1) ** 0.5)
+    return grid * patch, patch, width, depth(state, prefix), vision_heads(width), state[f"{prefix}proj"].shape[1]
+
+
+def text_sizes(state: dict[str, Tensor]) -> tuple[int, ...]:
+    """What the tensors of a text encoder tell: vocabulary, context length, width, blocks and heads."""
+    vocabulary, width = state["token_embedding.weight"].shape
+    return vocabulary, len(state["positional_embedding"]), width, depth(state), width // HEAD_WIDTH
+
+
 def build_vision(weights: ClipWeights, side: int | None = None, cls=VisionTransformer, **options):
     """The image encoder that these weights describe, position embedding resized to ``side`` px (None: as trained).
 
@@ -115,13 +129,11 @@ def build_vision(weights: ClipWeights, side: int | None = None, cls=VisionTransf
     be absent from the weights.
     """
     state = dict(weights.visual)
-    width, _, patch, _ = state["conv1.weight"].shape
-    grid = round((len(state["positional_embedding"]) - 1) ** 0.5)
-    side = grid * patch if side is None else side
+    trained_at, patch, *sizes = vision_sizes(state)
+    side = trained_at if side is None else side
     if side % patch:
         raise WeightsError(f"model.size={side} is not a multiple of the image encoder's patch of {patch} px")
-    encoder = cls(side, patch, width, depth(state), vision_heads(width), state["proj"].shape[1],
-                  activation=weights.activation, **options)
+    encoder = cls(side, patch, *sizes, activation=weights.activation, **options)
     state["positional_embedding"] = resize_position_embedding(state["positional_embedding"], side // patch)
     missing, unexpected = encoder.load_state_dict(state, strict=False)
     trunk = set(weights.visual)
@@ -132,9 +144,7 @@ def build_vision(weights: ClipWeights, side: int | None = None, cls=VisionTransf
 
 def build_text(weights: ClipWeights) -> TextEncoder:
     """The text encoder that these weights describe."""
-    vocabulary, width = weights.text["token_embedding.weight"].shape
-    encoder = TextEncoder(vocabulary, len(weights.text["positional_embedding"]), width, depth(weights.text),
-                          width // HEAD_WIDTH, weights.text["text_projection"].shape[1], weights.activation)
+    encoder = TextEncoder(*text_sizes(weights.text), weights.text["text_projection"].shape[1], weights.activation)
     encoder.load_state_dict(weights.text)
     return encoder
 
@@ -156,9 +166,9 @@ def _in_half(state: dict[str, Tensor]) -> bool:
     return all(t.dtype != torch.bfloat16 and torch.equal(t.half().to(t.dtype), t) for t in matrices)
 
 
-def depth(state: dict[str, Tensor]) -> int:
+def depth(state: dict[str, Tensor], prefix: str = "") -> int:
     """How many blocks a tower has; 0 where it has none. ValueError where their numbers have gaps."""
-    found = (re.match(r"transformer\.resblocks\.(\d{1,9})\.", name) for name in state)
+    found = (re.match(re.escape(prefix) + r"transformer\.resblocks\.(\d{1,9})\.", name) for name in state)
     numbers = {int(match[1]) for match in found if match}
     if numbers and max(numbers) >= len(numbers):
         raise ValueError(f"block: there is a block {max(numbers)}, but only {len(numbers)} blocks")
@@ -169,15 +179,8 @@ def _check(state: dict[str, Tensor], path: Path) -> None:
     """Compare names and shapes with those of the architecture that the weights themselves describe."""
     try:
         with torch.device("meta"):
-            visual = {name.removeprefix("visual."): t for name, t in state.items() if name.startswith("visual.")}
-            text = {name: t for name, t in state.items() if not name.startswith("visual.")}
-            width, _, patch, _ = state["visual.conv1.weight"].shape
-            grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
-            embed_dim = state["visual.proj"].shape[1]
-            vocabulary, text_width = text["token_embedding.weight"].shape
-            model = CLIP(VisionTransformer(grid * patch, patch, width, depth(visual), vision_heads(width), embed_dim),
-                         TextEncoder(vocabulary, len(text["positional_embedding"]), text_width, depth(text),
-                                     text_width // HEAD_WIDTH, embed_dim))
+            sizes = vision_sizes(state, "visual.")
+            model = CLIP(VisionTransformer(*sizes), TextEncoder(*text_sizes(state), sizes[-1]))
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         raise WeightsError(f"{path}: not a CLIP with a vision transformer: missing or odd {error}") from None
     expected = {name: t for name, t in model.state_dict_openai().items() if name not in BUFFERS}

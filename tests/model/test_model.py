@@ -52,6 +52,15 @@ def losses(output, target):
     return EsdaLosses({"main": 1.0, "last": 0.2, "others": 0.1})(output, target)
 
 
+def step(model: ESDA, images, text, target, bf16: bool = False) -> list[torch.Tensor]:
+    """Logits, loss and gradients of one training step, with the same dropout each time."""
+    torch.manual_seed(0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        output = model.train()(images, text)
+    loss = losses(output, target)["loss"]
+    return [output.logits, loss, *torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])]
+
+
 def test_vit_b16_at_480_px_has_the_published_number_of_parameters():
     with torch.device("meta"):
         model = ESDA(TextEncoder(49408, 77, 512, 12, 8, 512), ImageEncoder(480, 16, 768, 12, 12, 512),
@@ -239,21 +248,13 @@ def test_attention_in_bf16_on_a_cpu_is_attention(mask):
 
 
 def test_frozen_weights_held_in_bf16_change_no_number():
-    model = tiny_esda().train()
-    images, text, target = batch(model)
-    found = []
-    for hold in (False, True):
-        if hold:
-            model.cast_frozen(torch.bfloat16)
-            assert model.image_encoder.transformer.resblocks[0].mlp.c_fc.weight.dtype == torch.bfloat16
-        torch.manual_seed(0)
-        with torch.autocast("cpu", torch.bfloat16):
-            output = model(images, text)
-        loss = losses(output, target)["loss"]
-        gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
-        found.append([output.logits, loss, *gradients])
-        assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
-    assert all(torch.equal(a, b) for a, b in zip(*found))
+    model = tiny_esda()
+    given = batch(model)
+    before = step(model, *given, bf16=True)
+    model.cast_frozen(torch.bfloat16)
+    assert model.image_encoder.transformer.resblocks[0].mlp.c_fc.weight.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
+    assert all(torch.equal(a, b) for a, b in zip(before, step(model, *given, bf16=True)))
 
 
 def test_the_residual_stream_in_bf16_is_for_evaluation_alone():
@@ -282,22 +283,16 @@ def test_padding_dropped_or_hidden_is_the_same():
         assert torch.allclose(model(images, short).logits, model(images, text).logits, atol=1e-6)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_blocks_computed_again_in_backward_change_no_number(precision):
-    model = tiny_esda().train()
-    images, text, target = batch(model)
-    found, kept = [], []
+@pytest.mark.parametrize("bf16", [False, True])
+def test_blocks_computed_again_in_backward_change_no_number(bf16):
+    model, found, kept = tiny_esda(), [], []
+    given = batch(model)
     for again in (False, True):
         if again:
             model.recompute_blocks()
-        torch.manual_seed(0)
         saved = []
-        keep = torch.autograd.graph.saved_tensors_hooks(lambda x, to=saved: to.append(x.numel()) or x, lambda x: x)
-        with keep, torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            output = model(images, text)
-        loss = losses(output, target)["loss"]
-        gradients = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad])
-        found.append([output.logits, loss, *gradients])
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, to=saved: to.append(x.numel()) or x, lambda x: x):
+            found.append(step(model, *given, bf16))
         kept.append(sum(saved))
     assert all(torch.equal(a, b) for a, b in zip(*found))
     assert kept[1] < 0.6 * kept[0]  # weights, which are kept in any case, are among them
@@ -314,13 +309,9 @@ def test_compiled_blocks_keep_names_and_numbers(again):
             model.compile_blocks()
             if again:
                 model.recompute_blocks()
-        model.train()
-        torch.manual_seed(0)
-        output = model(images, text)
-        gradients = torch.autograd.grad(losses(output, target)["loss"],
-                                        [p for p in model.parameters() if p.requires_grad])
+        found.append(step(model, images, text, target))
         with torch.inference_mode():
-            found.append([output.logits, *gradients, model.eval()(images, text).logits])
+            found[-1].append(model.eval()(images, text).logits)
     assert list(model.state_dict()) == names
     for eager, compiled in zip(*found):
         torch.testing.assert_close(compiled, eager, atol=1e-4, rtol=1e-3)

@@ -25,7 +25,7 @@ from util.config import Config
 from util.evaluation.evaluate import evaluate
 from util.evaluation.generalised import Labeller
 from util.evaluation.predict import Predictor
-from util.runtime.device import autocast, computes_in_bf16, require_compiler, set_tf32
+from util.runtime.device import autocast, place, set_tf32
 from util.runtime.errors import UserError
 from util.runtime.processes import SINGLE_PROCESS
 from util.training.loop import Progress, train_one_epoch
@@ -71,9 +71,10 @@ class Variant:
 
     def __init__(self, cfg: Config, weights: ClipWeights, device: torch.device, mode: str, name: str = ""):
         torch.manual_seed(cfg.seed)
-        self.cfg = replace(cfg, train=replace(cfg.train, text_noise=0.0))    # the released code has none
         self.device, self.mode, self.name, self.plain = device, mode, name, mode == "plain"
         self.precision = "fp32" if self.plain else mode
+        self.cfg = replace(cfg, precision=self.precision,
+                           train=replace(cfg.train, text_noise=0.0))         # the released code has none
         self.data, self.autocast = FoldData(cfg), autocast(device, self.precision)
         self.model = build_model(cfg.model, weights)[0].to(device)
         self.names, encoder = self.data.classes.names, self.model.text_encoder
@@ -93,13 +94,7 @@ class Variant:
         else:
             text = embed_names(encoder, self.names, cfg.model).to(device)
             self.text_of = lambda rows: text[rows]
-            if computes_in_bf16(device, self.precision):
-                self.model.cast_frozen(torch.bfloat16)
-            if cfg.train.checkpoint_blocks:
-                self.model.recompute_blocks()
-            if cfg.compile:
-                require_compiler()
-                self.model.compile_blocks()
+            place(self.model, self.cfg, device)
         self.text = self.text_of(range(len(self.names)))
 
     def state(self) -> list[Tensor]:

@@ -1,8 +1,6 @@
 """The test of a checkpoint, or of a baseline that needs none: what test.py does from the options to the results."""
 import sys
 
-import torch
-
 from data.fold import FoldData
 from model.build import build_model, embed_names
 from model.clip.weights import read_clip
@@ -12,7 +10,7 @@ from util.results.origin import changed_options, in_words, not_zero_shot, origin
 from util.run import checkpoint
 from util.run.folder import Run
 from util.run.weights import TrainedWeights, read_weights
-from util.runtime.device import autocast, computes_in_bf16, make_deterministic, pick_device, require_compiler, set_tf32
+from util.runtime.device import autocast, make_deterministic, pick_device, place, set_tf32
 from util.runtime.errors import UserError
 from util.runtime.processes import Processes
 
@@ -34,14 +32,9 @@ def test(cfg: Config) -> None:
     if weights:
         checkpoint.restore(model, weights.saved, weights.file, clip.fingerprint)
     text = embed_names(model.text_encoder, data.classes.names, cfg.model).to(device)
-    if cfg.model.kind == "esda" and computes_in_bf16(device, cfg.precision):
-        model.cast_frozen(torch.bfloat16)
-    if cfg.model.kind == "esda" and cfg.compile:
-        require_compiler()
-        model.compile_blocks()
     run = Run.start(cfg, "-test", processes)
-    results = final_test(model.to(device), text, data, cfg, run, device, autocast(device, cfg.precision), cfg.weights,
-                         clip.fingerprint, about)
+    results = final_test(place(model, cfg, device), text, data, cfg, run, device, autocast(device, cfg.precision),
+                         cfg.weights, clip.fingerprint, about)
     run.log(table(results))
     run.log(where(run))
     run.close()

@@ -69,8 +69,23 @@ def _fast_bf16(device: torch.device) -> bool:
         return False
 
 
-def require_compiler() -> None:
-    """Raise UserError if torch.compile would find no C++ compiler."""
+def place(model: torch.nn.Module, cfg, device: torch.device) -> torch.nn.Module:
+    """``model`` on ``device``, its blocks computed as ``cfg`` says (precision, compile, train.checkpoint_blocks).
+
+    Raises UserError if torch.compile would find no C++ compiler.
+    """
+    if cfg.model.kind == "esda":
+        if computes_in_bf16(device, cfg.precision):
+            model.cast_frozen(torch.bfloat16)
+        if cfg.train.checkpoint_blocks:
+            model.recompute_blocks()
+        if cfg.compile:
+            _require_compiler()
+            model.compile_blocks()
+    return model.to(device)
+
+
+def _require_compiler() -> None:
     name = os.environ.get("CXX", "g++")
     if shutil.which(name) is None:
         raise UserError(f"compile=true needs a C++ compiler, and there is no {name}; install one or leave compile away")

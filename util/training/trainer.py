@@ -21,15 +21,7 @@ from util.run import checkpoint
 from util.run.folder import Run, code_version
 from util.run.selection import SELECTIONS
 from util.run.weights import TrainedWeights, carried_clip, read_weights
-from util.runtime.device import (
-    autocast,
-    computes_in_bf16,
-    describe,
-    make_deterministic,
-    pick_device,
-    require_compiler,
-    set_tf32,
-)
+from util.runtime.device import autocast, describe, make_deterministic, pick_device, place, set_tf32
 from util.runtime.errors import UserError
 from util.runtime.processes import Processes
 from util.runtime.progress import progress
@@ -67,14 +59,7 @@ class Trainer:
         if start:
             checkpoint.restore(self.model, start.saved, start.file, self.clip)
         self.text = embed_names(self.model.text_encoder, self.data.classes.names, cfg.model).to(self.device)
-        self.model.to(self.device)
-        if computes_in_bf16(self.device, cfg.precision):
-            self.model.cast_frozen(torch.bfloat16)
-        if cfg.train.checkpoint_blocks:
-            self.model.recompute_blocks()
-        if cfg.compile:
-            require_compiler()
-            self.model.compile_blocks()
+        place(self.model, cfg, self.device)
         self.optimizer = make_optimizer(self.model, cfg.train)
         self.losses_of = build_losses(self.model, cfg.loss, cfg.model)
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by

@@ -72,8 +72,7 @@ class Pretrain:
 def _optimizers(clip: CLIP, cfg: Pretrain, muon_lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the transformer blocks, AdamW for the rest."""
     matrices = [p for name, p in clip.named_parameters() if "resblocks" in name and p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    rest = [p for p in clip.parameters() if id(p) not in chosen]
+    rest = [p for name, p in clip.named_parameters() if "resblocks" not in name or p.ndim != 2]
     return [torch.optim.Muon(matrices, lr=muon_lr, weight_decay=cfg.weight_decay),
             torch.optim.AdamW(rest, lr=cfg.adamw_lr, weight_decay=cfg.weight_decay)]
 
@@ -84,8 +83,8 @@ def _rate(step: int, steps: int, cycle: Cycle) -> float:
 
 
 def new_clip(cfg: Pretrain) -> CLIP:
-    visual = VisionTransformer(cfg.cycles[0].stages[0].side, cfg.patch, cfg.vision_width, cfg.vision_layers, cfg.vision_width // 64,
-                               cfg.embed_dim)
+    visual = VisionTransformer(cfg.cycles[0].stages[0].side, cfg.patch, cfg.vision_width, cfg.vision_layers,
+                               cfg.vision_width // 64, cfg.embed_dim)
     text = TextEncoder(Tokenizer().end + 1, cfg.context_length, cfg.text_width, cfg.text_layers,
                        max(1, cfg.text_width // 64), cfg.embed_dim)
     return CLIP(visual, text)
@@ -144,9 +143,9 @@ def _train_cycle(clip: CLIP, cycle: Cycle, cfg: Pretrain, names: list[str], devi
             for optimizer, rates in zip(optimizers, base):
                 for group, rate in zip(optimizer.param_groups, rates):
                     group["lr"] = rate * _rate(step, steps, cycle)
-            pairs = Pair(*(part.to(device) for part in pairs))
+            pairs, prompt = Pair(*(part.to(device) for part in pairs)), prompts[step % len(prompts)]
             with torch.autocast(device.type, torch.bfloat16):
-                loss = contrastive_loss(clip, normalise(pairs.image), pairs, prompts[step % len(prompts)], stage.keep, cycle)
+                loss = contrastive_loss(clip, normalise(pairs.image), pairs, prompt, stage.keep, cycle)
             loss.backward()
             for optimizer in optimizers:
                 optimizer.step()

@@ -41,8 +41,9 @@ def spoil(parameter: torch.Tensor, value: float) -> None:
         parameter.view(-1)[0] = value
 
 
-@pytest.mark.parametrize("name, terms", [("decoder.cls.3.bias", {"loss", "main", "gradient"}),
-                                         ("image_encoder.text_proj.bias", {"loss", "main", "last", "others", "gradient"})])
+@pytest.mark.parametrize("name, terms", [
+    ("decoder.cls.3.bias", {"loss", "main", "gradient"}),
+    ("image_encoder.text_proj.bias", {"loss", "main", "last", "others", "gradient"})])
 def test_the_first_step_that_is_not_finite_ends_the_run(name, terms, trainer, monkeypatch):
     run, last = trainer("train.text_noise=0"), []
     step, parameter = run.optimizer.step, run.model.get_parameter(name)
