@@ -65,9 +65,7 @@ def test_every_config_loads(file):
 
 @pytest.mark.parametrize("file", OTHER_SCHEMAS)
 def test_every_shapes_tool_config_loads(file):
-    schema = OTHER_SCHEMAS[file]
-    cfg = load(schema, ROOT / file)
-    assert isinstance(cfg, schema)
+    cfg = load(OTHER_SCHEMAS[file], ROOT / file)
     assert all(isinstance(stage, Stage) for cycle in getattr(cfg, "cycles", []) for stage in cycle.stages)
 
 
@@ -148,39 +146,28 @@ def test_files_that_extend_each_other_are_an_error(tmp_path, first, second):
     assert "extends" in complaint(file=folder / first)
 
 
-def test_extending_a_missing_file_names_it(tmp_path):
-    child = write(tmp_path / "child.yaml", "extends: nowhere.yaml\n")
-    assert "nowhere.yaml" in complaint(file=child)
-
-
-@pytest.mark.parametrize("text", ["extends: [a.yaml]\n", "extends: 3\n"])
-def test_extends_wants_a_file_name(tmp_path, text):
-    assert "extends" in complaint(file=write(tmp_path / "odd.yaml", text))
-
-
 def test_a_missing_file_is_named(tmp_path):
-    message = complaint(file=tmp_path / "nowhere.yaml")
-    assert "nowhere.yaml" in message and "config/" in message
-
-
-@pytest.mark.parametrize("text", ["train: {epochs: 3", "a: b: c", "\tfold: 1"])
-def test_broken_yaml_names_the_file(tmp_path, text):
-    message = complaint(file=write(tmp_path / "broken.yaml", text))
-    assert "broken.yaml" in message and "YAML" in message
+    child = write(tmp_path / "child.yaml", "extends: nowhere.yaml\n")
+    for file in (tmp_path / "nowhere.yaml", child):
+        assert f"{tmp_path}/nowhere.yaml: no such file; give --config one of" in complaint(file=file)
 
 
 BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"
 
 
 @pytest.mark.parametrize("text, reason", [
+    ("train: {epochs: 3", "not valid YAML"), ("a: b: c", "not valid YAML"), ("\tfold: 1", "not valid YAML"),
     (BOMB, "alias"), ("fold: &f 1\nseed: *f\n", "alias"), ("fold: 1\nseed: 2\nfold: 3\n", "'fold' stands twice"),
     ("train: {lr: 1, lr: 2}", "'lr' stands twice"), ("fold: 2001-13-45\n", "month"), ("fold: 0b2", ""),
     ("a: " + "[" * 5000, "deep"), ("fold: " + "9" * 5000, "digits"), ("? [a, b]\n: 1", ""),
-    ("fold: !!python/name:os.system", ""),
-    ("x" * 2_000_000, "too many for a config")])
-def test_yaml_that_cannot_or_should_not_be_read_is_one_line(tmp_path, text, reason):
-    message = complaint(file=write(tmp_path / "odd.yaml", text))
-    assert "odd.yaml" in message and reason in message and len(message) < 600
+    ("fold: !!python/name:os.system", ""), ("x" * 2_000_000, "too many for a config"),
+    (b"\x80\x02\xff\x00binary", "not valid YAML"), ("- fold", "is a mapping"), ("just words", "is a mapping"),
+    ("extends: [a.yaml]\n", "extends="), ("extends: 3\n", "extends=3"),
+    ("train:\n  epohcs: 3\n", "unknown option 'train.epohcs'; did you mean 'train.epochs'")])
+def test_a_file_that_is_no_config_is_named_in_one_line(tmp_path, text, reason):
+    (tmp_path / "odd.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    message = complaint(file=tmp_path / "odd.yaml")
+    assert "odd.yaml: " in message and reason in message and len(message) < 600
 
 
 def test_a_file_that_is_no_regular_file_is_not_waited_for(tmp_path):
@@ -195,17 +182,6 @@ def test_a_file_that_is_no_regular_file_is_not_waited_for(tmp_path):
     ("nowhere.yaml", "config/{coco, pascal, shapes}")])
 def test_a_missing_config_lists_those_of_its_data_set(name, listed):
     assert listed in complaint(file=ROOT / "config" / name)
-
-
-@pytest.mark.parametrize("text", ["- fold", "just words"])
-def test_a_config_must_be_a_mapping(tmp_path, text):
-    assert "mapping" in complaint(file=write(tmp_path / "odd.yaml", text))
-
-
-def test_a_file_that_is_not_text_is_named(tmp_path):
-    path = tmp_path / "weights.pt"
-    path.write_bytes(b"\x80\x02\xff\x00binary")
-    assert "weights.pt" in complaint(file=path)
 
 
 def test_an_empty_config_is_the_defaults(tmp_path):
@@ -229,7 +205,6 @@ def test_numbers_are_read_as_people_write_them(text, value):
 def test_null_stands_for_a_list_that_is_not_given():
     assert load(Config, ESDA, ["model.branch_indices=[1, 2]"]).model.branch_indices == [1, 2]
     assert load(Config, ESDA, ["model.branch_indices=null"]).model.branch_indices is None
-    assert "model.replace_indices" in complaint("model.replace_indices=null")
 
 
 def test_an_empty_value_is_empty_text():
@@ -243,50 +218,25 @@ def test_text_on_the_command_line_is_taken_as_it_stands(text):
     assert load(Config, ESDA, [f"model.same_word={text}"]).model.same_word == text
 
 
-@pytest.mark.parametrize("wrong, nearest", [("train.Ir=1", "train.lr"), ("modle.clip=x", "model.clip"),
-                                            ("epoch=3", "train.epochs"), ("lr=1e-3", "train.lr"),
-                                            ("eval.protocl=episodic", "eval.protocol"), ("Fold=1", "fold")])
-def test_a_misspelt_key_names_the_nearest(wrong, nearest):
+@pytest.mark.parametrize("wrong, said", [
+    *((wrong, f"did you mean {nearest!r}") for wrong, nearest in (
+        ("train.Ir=1", "train.lr"), ("modle.clip=x", "model.clip"), ("epoch=3", "train.epochs"),
+        ("lr=1e-3", "train.lr"), ("eval.protocl=episodic", "eval.protocol"), ("Fold=1", "fold"),
+        ("precision=fp31", "fp32"), ("model.kind=clip_pior", "clip_prior"), ("train.optimizer=adam", "adamw"),
+        ("data.train_classes=seem", "seen"), ("eval.protocol=Exhaustive", "exhaustive"))),
+    ("train.epochs=many", "whole number"), ("train.epochs=1.5", "whole number"), ("train.epochs=", "whole number"),
+    ("fold=true", "whole number"), ("train.lr=fast", "a number"), ("train.lr=true", "a number"),
+    ("model.text_tokens=1", "true or false"), ("augment.scale=1", "list"), ("augment.scale=[a, b]", "a number"),
+    ("model.branch_indices=3", "list"), ("model.replace_indices=null", "list"), ("fold.x=1", "whole number"),
+    ("train=3", "train.epochs"), ("fold", "'fold' on the command line is not of the form key=value")])
+def test_a_wrong_key_value_or_type_names_what_was_meant(wrong, said):
     message = complaint(wrong)
-    assert repr(wrong.split("=")[0]) in message and f"did you mean {nearest!r}" in message
-
-
-def test_a_misspelt_key_in_a_file_names_file_and_nearest(tmp_path):
-    message = complaint(file=write(tmp_path / "typo.yaml", "train:\n  epohcs: 3\n"))
-    assert "typo.yaml" in message and "'train.epochs'" in message
+    assert wrong.split("=")[0].removesuffix(".x") in message and said in message
 
 
 def test_a_misspelt_key_in_another_schema_names_its_own_options(tmp_path):
     with pytest.raises(UserError, match="'jpeg_quality'"):
         load(ShapesData, ROOT / "config/shapes/data.yaml", ["jpg_quality=3"])
-
-
-@pytest.mark.parametrize("wrong, wanted", [
-    ("train.epochs=many", "whole number"), ("train.epochs=1.5", "whole number"), ("train.epochs=", "whole number"),
-    ("fold=true", "whole number"), ("train.lr=fast", "number"), ("train.lr=true", "number"),
-    ("model.text_tokens=1", "true or false"), ("augment.scale=1", "list"), ("augment.scale=[a, b]", "number"),
-    ("model.branch_indices=3", "list"), ("fold.x=1", "whole number")])
-def test_a_wrong_type_names_option_value_and_type(wrong, wanted):
-    message = complaint(wrong)
-    assert wrong.split("=")[0].removesuffix(".x") in message and wanted in message
-
-
-@pytest.mark.parametrize("wrong, nearest", [("precision=fp31", "fp32"), ("model.kind=clip_pior", "clip_prior"),
-                                            ("train.optimizer=adam", "adamw"), ("data.train_classes=seem", "seen"),
-                                            ("eval.protocol=Exhaustive", "exhaustive")])
-def test_a_value_outside_the_vocabulary_names_the_nearest(wrong, nearest):
-    key, value = wrong.split("=")
-    message = complaint(wrong)
-    assert key in message and repr(value) in message and f"did you mean {nearest!r}" in message
-
-
-def test_a_group_given_a_value_names_one_of_its_options():
-    assert "train.epochs" in complaint("train=3")
-
-
-def test_an_override_without_equals_sign_is_an_error():
-    message = complaint("fold")
-    assert "'fold'" in message and "key=value" in message
 
 
 # The command line
