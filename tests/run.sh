@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Set up as train.sh does, then check the style and run the tests:   bash tests/run.sh [pytest arguments]
+# Without arguments all tests run, a process a core and a thread a process.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source util/setup.sh
 setup tests/requirements.txt
-[ $# -gt 0 ] || "$python" -m ruff check .
-exec "$python" -m pytest -q "$@"
+if [ $# -gt 0 ]; then exec "$python" -m pytest -q "$@"; fi
+"$python" -m ruff check .
+export OMP_NUM_THREADS=1
+exec "$python" -m pytest -q --numprocesses auto --dist loadfile
