@@ -103,6 +103,9 @@ def read_instances(file: Path) -> dict[str, Annotated]:
     """
     try:
         content = json.loads(read_bytes(file, limit=JSON_LIMIT))
+        for part in ("categories", "annotations", "images"):
+            if not (isinstance(content[part], list) and content[part]):
+                raise ValueError(f"its {part} are not a list, or an empty one")
         ranks = _ranks(content["categories"])
         instances = defaultdict(list)
         for a in content["annotations"]:
@@ -116,8 +119,8 @@ def read_instances(file: Path) -> dict[str, Annotated]:
                 raise ValueError(f"image {name!r:.80} is {width!r:.20}x{height!r:.20}")
             if not isinstance(name, str) or "/" in name or inside(file.parent, name).stem in stems:
                 raise ValueError(f"image {name!r:.80} lies in a folder or is listed twice")
-            if number in ids:
-                raise ValueError(f"two images have the id {number!r:.40}")
+            if type(number) is not int or number in ids:
+                raise ValueError(f"the id {number!r:.40} is not a whole number, or two images have it")
             stems.add(Path(name).stem)
             ids.add(number)
             images[name] = Annotated(name, height, width, instances.pop(number, []), number)
@@ -197,11 +200,15 @@ def _by_pycocotools(image: Annotated, overlap: str, crowd: str) -> np.ndarray:
 def _polygons(segmentation: list, image: Annotated) -> Iterator[np.ndarray]:
     """Each polygon as (n, 2) float corners x, y. Two corners or fewer have no area and are left out.
 
-    Raises ValueError for corners far outside the image or not in pairs.
+    Raises ValueError for corners far outside the image or not in pairs, and for what is no list of numbers.
     """
+    if not isinstance(segmentation, list):
+        raise ValueError("neither polygons nor a run-length code")
     reach = OUTSIDE * max(image.height, image.width)
     for numbers in segmentation:
-        corners = np.array(numbers, np.float64).reshape(-1, 2)
+        corners = np.array(numbers).reshape(-1, 2)
+        if corners.size and corners.dtype.kind not in "iuf":
+            raise ValueError("a corner is no number")
         if not ((corners >= -reach) & (corners <= np.array([image.width, image.height]) + reach)).all():  # NaN neither
             raise ValueError("a corner lies outside")
         if len(corners) >= 3:
@@ -209,15 +216,33 @@ def _polygons(segmentation: list, image: Annotated) -> Iterator[np.ndarray]:
 
 
 def _region(segmentation: dict, image: Annotated) -> np.ndarray:
-    """(H, W) bool of a run-length code: runs of 0 and 1 in turn, down the columns. Compressed ones need pycocotools."""
+    """(H, W) bool of a run-length code: runs of 0 and 1 in turn, down the columns."""
     if segmentation["size"] != [image.height, image.width]:
         raise ValueError(f"its size is {segmentation['size']!r:.40}")
     counts = segmentation["counts"]
-    if not isinstance(counts, list):
-        return _pycocotools().decode(segmentation).astype(bool)
+    if isinstance(counts, str):
+        counts = _runs(counts)
     if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != image.height * image.width:
         raise ValueError("its runs do not fill the image")
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(image.width, image.height).T
+
+
+def _runs(code: str) -> list[int]:
+    """The runs of a compressed code (COCO API, maskApi.c): five bits a character, the least significant first, and from
+    the fourth run on the difference to the last run but one. pycocotools would take a code that is cut short.
+    """
+    runs, value, shift = [], 0, 0
+    for bits in (ord(character) - 48 for character in code):
+        if not 0 <= bits < 64:
+            raise ValueError("its run-length code holds other characters than 0 to o")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last character of a run, whose highest bit is the sign
+            runs.append(value - (bits >> 4 << shift) + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("its run-length code is cut short")
+    return runs
 
 
 def _pycocotools():

@@ -148,6 +148,21 @@ def test_a_compressed_rle_is_decoded(made):
     assert np.array_equal(val_mask(made, COMPRESSED), painted((80, 5, 5, 30, 80), (80, 5, 60, 100, 80)))
 
 
+def test_compressed_runs_are_those_of_pycocotools_and_are_refused_where_cut(tmp_path):
+    from pycocotools import mask as rle
+    noise = np.random.default_rng(0).random((90, 120)) < 0.2
+    noise[:, 40:80] = False
+    code = rle.encode(np.asfortranarray(noise, np.uint8))["counts"].decode()
+
+    def drawn(counts: str) -> np.ndarray:
+        return draw(Annotated("a.jpg", 90, 120, [(1, False, {"counts": counts, "size": [90, 120]})]), "published")
+
+    assert np.array_equal(drawn(code), noise)
+    for length in (0, 1, len(code) // 2, len(code) - 1):
+        with pytest.raises(UserError, match="a.jpg: an annotation"):
+            drawn(code[:length])
+
+
 @pytest.mark.parametrize("picture", [UNANNOTATED, UNANNOTATED_IN_TRAINING])
 def test_an_image_without_annotations_is_background(made, picture):
     split = "val2014" if picture is UNANNOTATED else "train2014"
@@ -202,7 +217,6 @@ def test_parts_of_one_instance_that_overlap_leave_no_hole():
 
 
 def test_the_published_masks_need_no_pycocotools(unpacked, made, tmp_path, monkeypatch, prepare):
-    """But for a compressed code of what is no crowd, of which the official annotations have none."""
     real = builtins.__import__
 
     def without(name, *arguments, **options):
@@ -214,9 +228,6 @@ def test_the_published_masks_need_no_pycocotools(unpacked, made, tmp_path, monke
     runs = counts_of(painted((1, 5, 5, 9, 9)))
     square = Annotated("a.jpg", 90, 120, [(1, False, {"counts": runs, "size": [90, 120]})])
     assert np.array_equal(draw(square, "published"), painted((1, 5, 5, 9, 9)))
-    coded = Annotated("a.jpg", 90, 120, [(1, False, {"counts": "oddity", "size": [90, 120]})])
-    with pytest.raises(UserError, match="pip install 'pycocotools"):
-        draw(coded, "published")
     complains(prepare(unpacked, "--masks", "pycocotools"), "pip install 'pycocotools")
 
 
@@ -272,6 +283,8 @@ def twice(key: str, **changes) -> dict:
     (twice("images"), "twice"), (twice("images", id=8), "twice"), (twice("images", file_name="b.jpg"), "two images"),
     (twice("images", file_name="a.png", id=8), "twice"), (twice("annotations", image_id=8), "8 has annotations"),
     (twice("annotations", category_id=12), "lacks 12"), (twice("annotations", iscrowd="0"), "iscrowd"),
+    (twice("images", file_name="b.jpg", id="8"), "'8' is not"), (annotations(annotations=[]), "its annotations"),
+    (annotations(annotations=""), "its annotations"), (annotations(images={}), "its images"),
     *((annotations(images=[{"file_name": "a.jpg", "height": height, "width": 3, "id": 7}]), "3x")
       for height in (0, -2, 2.5, "2", True, None, 1 << 29)),
     *((annotations(images=[{"file_name": name, "height": 2, "width": 3, "id": 7}]), "a.json")
@@ -290,7 +303,8 @@ FULL = counts_of(painted((1, 0, 0, 9, 9)))
     {"counts": FULL, "size": [120, 90]}, {"counts": "oddity", **SIZE}, SIZE, {"counts": FULL[:-1], **SIZE},
     {"counts": [-1, 90 * 120 + 1], **SIZE}, {"counts": [0.5, 90 * 120 - 0.5], **SIZE}, [["a", "b", "c", "d", "e", "f"]],
     [[1, 2, 3, 4, 5, 6, 7]], [[1, 2, 3, 4, 5, float("nan")]], [[1, 2, 3, 4, 5, 1e300]], [rectangle(0, 0, 160, 90)],
-    [rectangle(-40, 0, 10, 10)], 5, None, [5]])
+    [rectangle(-40, 0, 10, 10)], 5, None, [5], "", [["1", "2", "3", "4", "5", "6"]], {"counts": "", **SIZE},
+    {"counts": None, **SIZE}])
 def test_a_segmentation_that_does_not_fit_its_image_is_named(segmentation, how):
     with pytest.raises(UserError, match="a.jpg: .*annotation.*again"):
         draw(Annotated("a.jpg", 90, 120, [(1, False, segmentation)]), *how)
