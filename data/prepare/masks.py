@@ -16,7 +16,8 @@ from util.runtime.progress import progress
 from util.runtime.workers import cores, map_in_processes
 
 HEADER = 33                         # bytes of a PNG before its second chunk: the signature and IHDR
-KEY, END = b"made from\0", b"IEND\xaeB`\x82"   # of the text chunk that follows, and how a whole PNG ends
+KEY = b"made from\0"                # of the text chunk that follows: two SHA-256 in hexadecimal, 129 bytes
+CHUNK = 12 + len(KEY) + 129         # bytes of it
 VERSION = "1"                       # of the rules below; masks of another version are made again
 
 
@@ -44,18 +45,20 @@ def make_masks(draw: Callable[[object], np.ndarray], source: Callable[[object], 
           f"{1000 * seconds * used / len(todo):.2f} ms a mask and core)", flush=True)
 
 
-def _chunk(digest: str) -> bytes:
-    """A tEXt chunk, which readers of images pass over (PNG specification, 11.3.4.3)."""
-    body = b"tEXt" + KEY + digest.encode()
-    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+def _marked(png: bytes, digest: str) -> bytes:
+    """``png`` with a tEXt chunk of ``digest`` and its own hash; readers pass over it (PNG specification, 11.3.4.3)."""
+    body = b"tEXt" + KEY + f"{digest} {hashlib.sha256(png).hexdigest()}".encode()
+    return b"".join((png[:HEADER], struct.pack(">I", len(body) - 4), body, struct.pack(">I", zlib.crc32(body)),
+                     png[HEADER:]))
 
 
 def _made_from(target: Path, digest: str) -> bool:
+    """Whether ``target`` is as it was written, and made from what ``digest`` is of."""
     data = target.read_bytes() if target.is_file() else b""
-    return data.startswith(_chunk(digest), HEADER) and data.endswith(END)
+    return data == _marked(data[:HEADER] + data[HEADER + CHUNK:], digest)
 
 
 def _write(draw, job: tuple[Path, object, str]) -> None:
     target, what, digest = job
     png = cv2.imencode(".png", draw(what))[1].tobytes()
-    write_bytes_atomically(target, png[:HEADER] + _chunk(digest) + png[HEADER:], REMEDY, durable=False)
+    write_bytes_atomically(target, _marked(png, digest), REMEDY, durable=False)

@@ -163,6 +163,18 @@ def test_masks_are_made_again_exactly_where_their_source_changes(spoilt, tmp_pat
     assert np.array_equal(read_png(root / MASKS / f"{second.name}.png"), mask_of(second)[::-1])
 
 
+@pytest.mark.parametrize("at", [10, 40, 200, 260, -20, -1])
+def test_a_mask_that_was_damaged_is_made_again(spoilt, tmp_path, at):
+    root = prepared("pascal", spoilt, tmp_path / "out")
+    mask = root / MASKS / f"{VOC_VAL[0].name}.png"
+    whole = mask.read_bytes()
+    damaged = bytearray(whole)
+    damaged[at] ^= 1
+    mask.write_bytes(damaged)
+    prepared("pascal", spoilt, root)
+    assert mask.read_bytes() == whole
+
+
 # Sources with a fault
 
 @pytest.mark.parametrize("file, text, named", [
