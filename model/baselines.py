@@ -1,4 +1,4 @@
-"""What ESDA must beat: floors that need no training, behind the same interface."""
+"""Baselines that need no training, with ESDA's interface."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,13 +21,13 @@ class Everything(nn.Module):
 
 
 class ClipPrior(nn.Module):
-    """CLIP's own patch-text cosine, min-max normalised an image and thresholded: no mask was ever trained on.
+    """CLIP's own patch-text cosine, min-max normalised per image and thresholded. No mask is trained on.
 
-    ESDA's prior mask compares patches with t, whose Linear is random before training; what CLIP itself knows of
-    the name is read in its joint embedding instead: patches through ln_post and proj against the text.
+    ESDA's prior mask compares patches with t, whose Linear is random before training. This one compares them in CLIP's
+    joint embedding: patches through ln_post and proj against the text.
 
-    value_path: in the last block every token attends to itself alone, so that a patch tells of its own place and not of
-    what attention gathered for [CLS] (MaskCLIP, Zhou 2022, section 3.2: the value path of the last attention).
+    value_path: in the last block every token attends to itself alone, so a patch describes its own place instead of
+    what attention gathers for [CLS] (MaskCLIP, Zhou 2022, section 3.2: the value path of the last attention).
     """
 
     def __init__(self, clip: CLIP, threshold: float, pixel_mean: list[float], pixel_std: list[float],

@@ -84,8 +84,8 @@ class Model:
     clip: str = option("weights/ViT-B-16.pt", "CLIP's weights in any format of model/clip/weights.py. Only the place: "
                        "runs know the weights themselves by a fingerprint", numbers=False)
     activation: Literal["auto", "quickgelu", "gelu"] = option(
-        "auto", "of CLIP's own blocks: quickgelu (OpenAI's weights), gelu (most of OpenCLIP's), or auto: what the "
-        "file, or the config.json beside it, tells; a run stops where neither does")
+        "auto", "of CLIP's own blocks: quickgelu (OpenAI's weights), gelu (most of OpenCLIP's), or auto: what the file "
+        "or the config.json beside it tells; a run stops where neither does (docs/extend.md)")
     size: int = option(480, "px, side of the square input; a multiple of the patch size", least=1, most=4096)
     pixel_mean: list[float] = option(
         [0.48145466, 0.4578275, 0.40821073],

@@ -1,4 +1,4 @@
-"""CLIP whole: both encoders and the temperature, for pretraining and for what it can do without ESDA."""
+"""CLIP: both encoders and the temperature, for pretraining and for the baselines."""
 import math
 
 import torch
@@ -18,9 +18,9 @@ class CLIP(nn.Module):
         self.text = text
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's starting temperature, section 2.5
 
-    def encode_image(self, images: Tensor, keep: float = 1.0) -> Tensor:
-        """(B, 3, S, S) normalised images to (B, D) unit vectors, from a share ``keep`` of the patches."""
-        return F.normalize(self.visual.project(self.visual(images, keep)[:, 0]), dim=-1)
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) normalised images to (B, D) unit vectors."""
+        return F.normalize(self.visual.project(self.visual(images)[:, 0]), dim=-1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
         """(K, L) token ids to (K, D) unit vectors."""

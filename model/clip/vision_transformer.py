@@ -75,13 +75,14 @@ class VisionTransformer(nn.Module):
         """(..., C) tokens after the last block to (..., D) in the joint embedding."""
         return self.ln_post(tokens) @ self.proj
 
-    def forward(self, images: Tensor, keep: float = 1.0) -> Tensor:
+    def forward(self, images: Tensor, share: float = 1.0) -> Tensor:
         """(B, 3, S, S) to all tokens after the last block, (B, 1 + n, C).
 
-        keep < 1 drops the other patches at random, the same of all images (FLIP, Li 2023: cheaper pretraining).
+        share < 1: a random share of the patches enters, the same ones of all images (FLIP, Li 2023: cheaper
+        pretraining).
         """
         x = self.embed(images)
-        if keep < 1:
-            chosen = torch.randperm(x.shape[1] - 1, device=x.device)[:round(keep * (x.shape[1] - 1))] + 1
+        if share < 1:
+            chosen = torch.randperm(x.shape[1] - 1, device=x.device)[:round(share * (x.shape[1] - 1))] + 1
             x = torch.cat([x[:, :1], x[:, chosen]], dim=1)
         return self.transformer(x)

@@ -25,6 +25,7 @@ def test(cfg: Config) -> None:
     processes = Processes.join(device)  # usually this one alone
     weights = _weights(cfg)
     clip = weights and weights.clip or read_clip(cfg.model.clip)  # before images are counted, which takes minutes
+    clip = clip.with_activation(cfg.model.activation, cfg.model.clip)
     about = _about(weights, cfg, processes) if weights else {}
     with processes.one_first():  # rank 0 counts the masks' pixels, the others read what it found
         data = FoldData(cfg, processes)

@@ -64,7 +64,8 @@ def restore(model: torch.nn.Module, saved: dict, path: str | Path, clip: str) ->
     it is of another architecture, naming the first differences, and where a weight is not finite.
     """
     if saved["clip"] != clip:
-        raise UserError(f"{path}: was trained on other CLIP weights than these; set model.clip to the file of that run")
+        raise UserError(f"{path}: was trained on other CLIP weights than these; set model.clip to the file of that run"
+                        + ", and model.activation" * (saved["clip"].split("+")[0] == clip.split("+")[0]))
     state, own = saved["model"], model.trainable_state()
     here, there = {k for k in own if k in state}, set(map(str, state))
     odd = sorted(k for k in here if not isinstance(state[k], Tensor) or not state[k].is_floating_point())

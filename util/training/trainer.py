@@ -51,6 +51,7 @@ class Trainer:
             clip = start.clip
         self.cfg, self.stop = cfg, stop
         clip = clip or read_clip(cfg.model.clip)  # before images are counted, which takes minutes the first time
+        clip = clip.with_activation(cfg.model.activation, cfg.model.clip)
         with self.processes.one_first():  # rank 0 counts the masks' pixels, the others read what it found
             self.data = FoldData(cfg, self.processes)
             self.loader, self.batches, images = self.data.training()
