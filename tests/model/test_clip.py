@@ -114,13 +114,9 @@ def test_text_embedding_rows_are_names(clip):
         assert torch.equal(chosen, part[rows])
 
 
-def test_resize_to_the_same_grid_is_the_identity():
-    embedding = torch.randn(1 + 5 * 5, 8)
+def test_resizing_keeps_cls_and_dtype_and_what_has_the_size():
+    embedding = torch.randn(1 + 5 * 5, 8).half()
     assert torch.equal(resize_position_embedding(embedding, 5), embedding)
-
-
-def test_resize_keeps_cls_and_dtype():
-    embedding = torch.randn(1 + 4 * 4, 8).half()
     resized = resize_position_embedding(embedding, 7)
     assert resized.shape == (1 + 7 * 7, 8) and resized.dtype == torch.float16
     assert torch.equal(resized[0], embedding[0])

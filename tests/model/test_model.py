@@ -273,16 +273,6 @@ def test_the_residual_stream_in_bf16_is_for_evaluation_alone():
         assert torch.allclose(model(images, text).logits, exact, atol=1e-6)  # fp32 stays fp32
 
 
-def test_padding_dropped_or_hidden_is_the_same():
-    model = tiny_esda().eval()
-    images, text, _ = batch(model)
-    longest = int(text.valid.sum(1).max())
-    assert longest < text.tokens.shape[1]
-    short = TextEmbedding(text.cls, text.tokens[:, :longest], text.valid[:, :longest])
-    with torch.no_grad():
-        assert torch.allclose(model(images, short).logits, model(images, text).logits, atol=1e-6)
-
-
 @pytest.mark.parametrize("bf16", [False, True])
 def test_blocks_computed_again_in_backward_change_no_number(bf16):
     model, found, kept = tiny_esda(), [], []

@@ -438,11 +438,6 @@ def test_a_broken_released_checkpoint_ends_in_one_line(tiny_options, reference, 
     assert done.stderr.endswith(said) and done.stderr.count("error: ") == 1
 
 
-def test_a_checkpoint_of_another_config_is_refused(released_file):
-    with pytest.raises(UserError, match="another architecture.*interactor"):
-        ours(released_file, Model(**{**OPTIONS, "size": 64, "interactor_layers": 1}))
-
-
 def trained(tmp_path, tiny_options, *overrides) -> Path:
     """A best.pt as train.py would write it before its first step."""
     cfg = load(Config, ROOT / "config/shapes/esda.yaml", [*tiny_options, *overrides])

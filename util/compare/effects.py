@@ -12,7 +12,7 @@ import sys
 
 import numpy as np
 
-from util.compare.groups import differing_options
+from util.compare.groups import ALIKE, differing_options
 from util.compare.runs import Result, find, read
 from util.runtime.errors import UserError, run_main
 from util.runtime.markdown import markdown_table
@@ -29,13 +29,10 @@ def switched(results: list[Result]) -> tuple[list[dict[str, tuple]], np.ndarray]
     """
     first = results[0]
     for r in results:
-        for what, here, there in (("dataset", first.dataset, r.dataset), ("protocol", first.protocol, r.protocol),
-                                  ("selection", first.selection, r.selection),
-                                  ("trained on", first.trained_on, r.trained_on),
-                                  ("being zero-shot", not first.not_zero_shot, not r.not_zero_shot),
-                                  ("CLIP weights", first.raw["clip_fingerprint"], r.raw["clip_fingerprint"])):
-            if here != there:
-                raise UserError(f"{first.folder} and {r.folder} differ in {what} ({here}, {there}); give runs of one")
+        for what, of in ALIKE.items():
+            if of(first) != of(r):
+                raise UserError(f"{first.folder} and {r.folder} differ in {what} ({of(first)}, {of(r)}); give runs of "
+                                f"one")
     changes = [differing_options(first, r) for r in results]
     columns: dict[tuple[bool, ...], dict[str, tuple]] = {}
     for key in sorted({key for changed in changes for key in changed}):

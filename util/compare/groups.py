@@ -10,7 +10,10 @@ from util.runtime.errors import UserError
 # What runs of one row differ in by right, and what is compared in another way: by where the weights come from.
 APART = {"arch", "fold", "seed", "weights", "train.select", "data.train_classes", "eval.manifest"}
 TEST = ("eval.draws", "eval.seed", "eval.manifest", "eval.images", "eval.fit", "data.min_pixels")  # what decides a test
-
+ALIKE = {  # what runs must agree in whose scores are compared or averaged
+    "dataset": lambda r: r.dataset, "protocol": lambda r: r.protocol, "selection": lambda r: r.selection,
+    "trained on": lambda r: r.trained_on, "being zero-shot": lambda r: not r.not_zero_shot,
+    "CLIP weights": lambda r: r.raw["clip_fingerprint"]}
 
 _counts = cache(changes_numbers)  # asked for every pair of runs
 
@@ -86,13 +89,11 @@ def _check_alike(group: Group) -> None:
         same_fold = next(other for other in group.results if other.fold == r.fold)
         # Episodic tests draw as many samples in all folds. Otherwise each fold has its own number.
         as_many = first if r.protocol == "episodic" else same_fold
-        compared = [(first, "trained on", first.trained_on, r.trained_on),
-                    (first, "being zero-shot", not first.not_zero_shot, not r.not_zero_shot),
+        compared = [*((first, what, of(first), of(r)) for what, of in ALIKE.items()),
                     (same_fold, "eval.manifest", same_fold.options.get("eval.manifest"),
                      r.options.get("eval.manifest")),
                     (as_many, f"{r.protocol} samples", as_many.samples, r.samples),
                     *((first, key, *values) for key, values in differing_options(first, r).items()),
-                    (first, "CLIP weights", first.raw["clip_fingerprint"], r.raw["clip_fingerprint"]),
                     (first, "parameters", first.raw["parameters"], r.raw["parameters"]),
                     (first, "options that were others in training", first.raw.get("changed_options", {}),
                      r.raw.get("changed_options", {})), (first, "number of folds", first.folds, r.folds)]

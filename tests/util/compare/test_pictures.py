@@ -115,10 +115,10 @@ def test_pictures_of_any_size_and_only_samples_that_all_share(made, sheet):
     assert sheet()[0] == [[IMAGE, TRUTH, (200, 0, 2), (201, 0, 2)]]
 
 
-@pytest.mark.parametrize("other", [{"fold": 1, "row": 1}, {"fold": 0, "row": 2}, {"fold": 0, "row": 1, "class_id": 2}])
-def test_samples_of_another_fold_image_or_class_are_not_shared(other, made, groups):
+@pytest.mark.parametrize("fold, row, class_id", [(1, 1, 0), (0, 2, 0), (0, 1, 2)])
+def test_samples_of_another_fold_image_or_class_are_not_shared(fold, row, class_id, made, groups):
     draw(made("esda", 0, 50), {1: (200, 0, 0)})
-    draw(made("plain", other["fold"], 50), {other["row"]: (201, 0, 0)}, class_id=other.get("class_id", 0))
+    draw(made("plain", fold, 50), {row: (201, 0, 0)}, class_id=class_id)
     assert shared_samples(groups()) == []
 
 
