@@ -52,11 +52,7 @@ def set_tf32(device: torch.device, precision: str) -> None:
     """
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision=tf32: only CUDA has it; use precision=fp32, or auto for bf16 where that is fast")
-    allow_tf32(precision == "tf32")
-
-
-def allow_tf32(allowed: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
 
 def _fast_bf16(device: torch.device) -> bool:
@@ -80,15 +76,12 @@ def place(model: torch.nn.Module, cfg, device: torch.device) -> torch.nn.Module:
         if cfg.train.checkpoint_blocks:
             model.recompute_blocks()
         if cfg.compile:
-            _require_compiler()
+            compiler = os.environ.get("CXX", "g++")
+            if shutil.which(compiler) is None:
+                raise UserError(f"compile=true needs a C++ compiler, and there is no {compiler}; install one or leave "
+                                f"compile away")
             model.compile_blocks()
     return model.to(device)
-
-
-def _require_compiler() -> None:
-    name = os.environ.get("CXX", "g++")
-    if shutil.which(name) is None:
-        raise UserError(f"compile=true needs a C++ compiler, and there is no {name}; install one or leave compile away")
 
 
 def make_deterministic(seed: int) -> None:
