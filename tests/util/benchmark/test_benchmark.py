@@ -7,11 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from model.clip.layers import Attention
 from util.benchmark import __main__ as command
 from util.benchmark import work
 from util.benchmark.measure import count_flops, peak_bytes
-from util.benchmark.plain import PlainAttention
 from util.config import ROOT, Config, load
 from util.runtime.errors import UserError
 
@@ -46,17 +44,6 @@ def make(tiny_clip, tmp_path):
             variant.model.decoder.cls[3].bias[1] -= (logits[:, 1] - logits[:, 0]).median()
         return variant
     return make
-
-
-@pytest.mark.parametrize("mask", ["none", "keys", "causal"])
-def test_plain_attention_is_ours(mask):
-    torch.manual_seed(0)
-    ours = Attention(16, 2)
-    nn.init.normal_(ours.in_proj_weight)
-    x = torch.randn(3, 9, 16)
-    masks = {"none": None, "keys": (torch.arange(9) < torch.tensor([[4], [9], [6]]))[:, None, None],
-             "causal": torch.ones(9, 9, dtype=torch.bool).tril()}
-    torch.testing.assert_close(PlainAttention(ours)(x, masks[mask]), ours(x, masks[mask]))
 
 
 @pytest.mark.parametrize("options", [[], ["loss.sign=released", "loss.ignored=background", "model.align_corners=true"]])
