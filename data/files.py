@@ -96,22 +96,23 @@ def write_changed(path: Path, data: bytes, remedy: str = "free some space and st
 # Lists
 
 def read_list(path: str | Path, remedy: str = "") -> list[tuple[str, str]]:
-    """Lines "image mask" as pairs of paths below the data root. Raises UserError, for a pair that is listed twice too.
+    """Lines "image mask" as pairs of paths below the data root. Raises UserError, for what is listed twice too.
 
     A tab separates names that contain spaces. Without one, the image ends with its suffix: "my cat.jpg my cat.png".
     """
     remedy = remedy or ("data.prepare makes PASCAL and COCO with their lists, data.shapes.make Shapes-5i, data.lists "
                         "the lists of your own data: docs/data.md")
-    pairs, first = [], {}
+    pairs, first = [], ({}, {})
     for number, line in read_lines(path, remedy):
         pair = _split_pair(line.replace("\\", "/"))
         if not pair:
             raise UserError(f"{path}:{number}: {shown(line)} should be an image and a mask, separated by a space, or "
                             f"by a tab where names contain spaces")
-        key = tuple(map(posixpath.normpath, pair))
-        if key in first:
-            raise UserError(f"{path}:{number}: repeats line {first[key]}, {shown(line)}; list each pair once")
-        first[key] = number
+        for name, lines in zip(pair, first):
+            before = lines.setdefault(posixpath.normpath(name), number)
+            if before != number:
+                raise UserError(f"{path}:{number}: {shown(name)} is in line {before}, too; list each image and each "
+                                f"mask once")
         pairs.append(pair)
     if not pairs:
         raise UserError(f"{path}: the list is empty; {remedy}")

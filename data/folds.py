@@ -4,6 +4,7 @@
 """
 import reprlib
 import sys
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,9 +107,9 @@ def _check_names(path: str | Path, names) -> None:
         raise UserError(f"{path}: {count} where 'classes' should list 1 to 254 names (0 is background, 255 ignored)")
     first = {}
     for number, name in enumerate(names, start=1):
-        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        if not isinstance(name, str) or not any(map(str.isalnum, name)) or not name.isprintable():
             raise UserError(f"{path}: class {number} is {_short(name)} and should be a name")
-        same = first.setdefault(" ".join(name.lower().split()), number)
+        same = first.setdefault(" ".join(unicodedata.normalize("NFKC", name).lower().split()), number)
         if same != number:
             raise UserError(f"{path}: {_short(name)} is listed twice, as class {same} and as class {number}")
 

@@ -6,6 +6,7 @@ prints the test samples as a manifest, a small text file, so that two codebases 
 ones: ``eval.manifest=FILE`` scores the samples of FILE. A line holds a mask, a class id and the class's name; lines
 that begin with # are remarks.
 """
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,7 +140,7 @@ def read_manifest(path: str | Path, index: Index, classes: Classes, allowed: tup
         if parts[0].startswith("#"):
             continue
         where = f"{path}:{number}"
-        if len(parts) != 3 or not (parts[1].isascii() and parts[1].isdecimal()):
+        if len(parts) != 3 or not (re.fullmatch(r"[0-9]{1,3}", parts[1])):
             raise UserError(f"{where}: {shown(line)} should be a mask, a class id and the class's name")
         mask, class_id, name = parts[0], int(parts[1]), parts[2].strip()
         if mask not in rows:

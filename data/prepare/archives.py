@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from data.prepare.download import Remote, by_hand
+from data.prepare.download import CHUNK, Remote, by_hand
 from util.run.atomic import remove_leftovers, write_bytes_atomically
 from util.runtime.errors import UserError
 from util.runtime.progress import progress
@@ -102,6 +102,9 @@ class Tar(Archive):
         self.path, self.prefix = path, prefix
         with _whole(path), tarfile.open(path) as tar:
             self.sizes = {name: m.size for name, m in self._members(progress(tar, f"listing {path.name}"))}
+            # tarfile takes a damaged header for the end, and leaves the end of a .tgz unread, where its checksum is.
+            if any(rest.strip(b"\0") for rest in iter(partial(tar.fileobj.read, CHUNK), b"")):
+                raise tarfile.ReadError("a header in it is damaged")
 
     def _extract(self, wanted, label):
         with _whole(self.path), tarfile.open(self.path) as tar:
@@ -123,7 +126,8 @@ class Zip(Archive):
     def __init__(self, path: Path, prefix: str):
         self.path, self.prefix = path, prefix
         with _whole(path), zipfile.ZipFile(path) as file:
-            self.sizes = {info.filename.removeprefix(prefix): info.file_size for info in file.infolist()
+            last = {info.filename: info for info in file.infolist()}  # of a name that occurs twice, as it is read
+            self.sizes = {info.filename.removeprefix(prefix): info.file_size for info in last.values()
                           if info.filename.startswith(prefix) and not info.is_dir()
                           and stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)}
 

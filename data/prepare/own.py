@@ -25,10 +25,10 @@ def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
             raise UserError(f"{root / folder}: no such folder; name the folders with --images and --masks")
         files = {}
         for file in sorted((root / folder).iterdir()):
-            if file.suffix.lower() in kinds and not file.name.startswith("."):
-                if not str(file).isprintable() or file.stem != file.stem.strip():
+            if file.suffix.lower() in kinds and not file.name.startswith(".") and file.is_file():
+                if not str(file).isprintable() or "\\" in file.name or file.stem != file.stem.strip():
                     raise UserError(f"{str(file)!a}: a name that a list cannot hold: not UTF-8, or with a tab, a line "
-                                    f"end or a space at its end; rename it")
+                                    f"end, a backslash or a space at its end; rename it")
                 stem = unicodedata.normalize("NFC", file.stem)  # macOS writes an accent as a letter of its own
                 if stem in files:
                     raise UserError(f"{file}: {files[stem].name} has the same name; a mask belongs to one image")

@@ -312,10 +312,10 @@ def test_lists_are_written_so_that_they_are_read_again(tmp_path):
     assert (tmp_path / "lists/val.txt").read_bytes() == b"i/b.jpg m/b.png\n", "as the published lists are"
 
 
-@pytest.mark.parametrize("repeated", [b"a.jpg a.png", b"a.jpg  ./a.png", b"x/../a.jpg\ta.png"])
-def test_a_pair_that_is_listed_twice_is_named_with_both_lines(tmp_path, repeated):
+@pytest.mark.parametrize("repeated", [b"a.jpg a.png", b"./a.jpg  c.png", b"c.jpg\tx/../a.png"])
+def test_an_image_or_a_mask_that_is_listed_twice_is_named_with_both_lines(tmp_path, repeated):
     path = save(tmp_path / "list.txt", b"\na.jpg a.png\nb.jpg b.png\n" + repeated)
-    assert f"{path}:4: repeats line 2" in complaint(read_list, path)
+    assert f"{path}:4: " in complaint(read_list, path) and " is in line 2, too" in complaint(read_list, path)
 
 
 def test_what_two_lists_share_is_said():

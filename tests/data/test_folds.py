@@ -23,6 +23,7 @@ def written(tmp_path, text: str | bytes):
     ("classes: [cat, '', dog]\nfolds: [[cat]]", "class 2 is ''"), ("classes: [cat, ' ']\nfolds: [[cat]]", "class 2 is"),
     ("classes: [cat,\n  ]\nfolds: [[dog]]", "'dog'"), ('classes: [cat, "a\\0b"]\nfolds: [[cat]]', "class 2 is"),
     ("classes:\n- cat\n-\nfolds: [[cat]]", "class 2 is ''"), ("classes: [cat, [dog]]\nfolds: [[cat]]", "class 2 is"),
+    ("classes: [cat, ~]\nfolds: [[cat]]", "class 2 is '~'"), ('classes: [caf\u00e9, "cafe\u0301"]\nfolds: []', "twice"),
     ("classes: [cat, Cat]\nfolds: [[cat]]", "twice"), ("classes: cat dog\nfolds: [[cat]]", "should list"),
     ("classes: {1: cat}\nfolds: [[cat]]", "should list"),
     ("classes: [cat, dog]\nfolds: [[cat], [cat]]", "fold 0 and in fold 1"),

@@ -58,6 +58,11 @@ def spoil(own, how):
         shutil.copy(image, image.with_suffix(".jpeg"))
     elif how == "tab":
         image.rename(image.with_name("a\tb.jpg"))
+    elif how == "backslash":
+        image.rename(image.with_name("a\\b.jpg"))
+    elif how == "no file":
+        image.unlink()
+        image.mkdir()
     elif how == "not UTF-8":
         image.rename(os.fsdecode(os.fsencode(image.parent) + b"/caf\xe9.jpg"))
     else:
@@ -66,7 +71,8 @@ def spoil(own, how):
 
 @pytest.mark.parametrize("how, named", [
     ("no mask", "train_000001.jpg: no mask"), ("no image", "train_000001.png: no image"), ("twice", "same name"),
-    ("tab", "rename it"), ("not UTF-8", "rename it"), ("no folder", "--masks")])
+    ("tab", "rename it"), ("backslash", "rename it"), ("no file", "train_000001.png: no image"),
+    ("not UTF-8", "rename it"), ("no folder", "--masks")])
 def test_what_has_no_partner_is_named(own, how, named):
     spoil(own, how)
     with pytest.raises(UserError, match=named):

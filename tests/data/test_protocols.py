@@ -35,6 +35,7 @@ def test_a_manifest_brings_the_same_samples_back(tiny_options, tmp_path):
     ("SegmentationClassAug/val_000001.png 1 star", "1 star is none"),
     ("SegmentationClassAug/val_000001.png 9 moon", "9 moon is none"),
     ("SegmentationClassAug/val_000001.png one circle", "should be a mask"), ("", "holds no samples"),
+    (f"SegmentationClassAug/val_000001.png {'1' * 5000} circle", "should be a mask"),
     ("SegmentationClassAug/val_000001.png 1 circle", "val_000001.png shows no pixel of 1 circle")])
 def test_a_wrong_manifest_is_named_by_its_line(tiny_options, tmp_path, line, named):
     data = data_of(tiny_options)

@@ -1,4 +1,5 @@
 """What unpacks archives: nothing is written outside its folder, links and devices are passed over, nothing hangs."""
+import gzip
 import io
 import os
 import stat
@@ -72,6 +73,29 @@ def test_links_and_devices_are_no_members(tmp_path):
     link = zipfile.ZipInfo("p/link")
     link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
     assert Zip(write(tmp_path / "a.zip", {"p/link": link, "p/good": b"x"}), "p/").sizes == {"good": 1}
+
+
+def test_a_link_that_takes_the_place_of_a_file_is_not_read_as_one(tmp_path):
+    link = zipfile.ZipInfo("p/x")
+    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    with pytest.warns(UserWarning, match="Duplicate"):
+        path = write(tmp_path / "a.zip", {"p/x": b"file", "second": link})
+    assert Zip(path, "p/").sizes == {}
+
+
+@pytest.mark.parametrize("at", [600, 2060])
+def test_a_tar_with_a_damaged_header_or_checksum_is_no_shorter_one(tmp_path, at):
+    """Of a plain tar a header in the middle; of a .tgz data that unpack nevertheless."""
+    data = {f"p/{i}": bytes(600) for i in range(3)}
+    tar = write(tmp_path / "a.tar", data)
+    tgz = tmp_path / "a.tgz"
+    tgz.write_bytes(gzip.compress(tar.read_bytes(), 0))
+    for path, place in ((tar, 1536 + 10), (tgz, at)):
+        damaged = bytearray(path.read_bytes())
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"{path.name}: .*damaged"):
+            Tar(path, "p/")
 
 
 def test_a_member_of_no_sensible_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
