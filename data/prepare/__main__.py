@@ -44,6 +44,8 @@ def prepare(name: str, root: Path, sources: list[Path], fetch: bool, any_archive
         if finished and not sources and not fetch:
             print(f"{root} is finished already; python -m data.verify {name} checks it")
             return
+    elif any((root / file).exists() for file in ("made_with.json", "lists/train.txt")):
+        raise UserError(f"{root}: holds another data set, whose lists would be lost; give another folder with --out")
     module.require(options)
     found = _find(module.PIECES, [*sources, root / "archives"], name, fetch, root)
     archives = [open_piece(piece, path, not any_archive) for piece, path in found]
@@ -61,7 +63,7 @@ def _read_stamp(stamp: Path, root: Path) -> tuple[dict[str, str], bool]:
         if made_with["dataset"] == "coco":
             made_with = {"dataset": "coco", "masks": "pycocotools", **made_with}  # before there was a choice
         return made_with, finished is True
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{stamp}: not readable, so that nobody knows how the masks there were made; remove {root} or "
                         f"give another folder with --out") from None
 
@@ -110,6 +112,8 @@ def main() -> None:
     given = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # a stop of either kind is orderly, in a script's background too
         signal.signal(number, signal.default_int_handler)
+    if given.out == Path():
+        raise UserError("--out is empty; name a folder, or for clip a file, or leave it out")
     if given.dataset == "clip":
         return download(given.out or Path("weights/ViT-B-16.pt"), CLIP)
     for folder in filter(None, (given.out, *given.source)):

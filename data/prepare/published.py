@@ -153,7 +153,7 @@ def coco_figures(cfg: Config, train: Index, val: Index, folds: list[Fold], outli
     """Where the masks were made by pycocotools, other fold lists than the published ones are no error but a note."""
     try:
         rule = json.loads((Path(cfg.data.root) / STAMP).read_text())["made_with"].get("masks", "pycocotools")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         rule = "unknown"
     exact = rule != "pycocotools"
     why = (f"the published masks are painted in the file's order, without crowds, by OpenCV's fillPoly; those here: "

@@ -83,10 +83,12 @@ def make(cfg: ShapesData) -> bool:
     stamp = root / "made_with.json"
     if stamp.is_file() and stamp.read_bytes() == made_with:
         return False
-    if (root / "prepared.json").exists():
-        raise UserError(f"{root}: data.prepare made another data set there; give another folder with root=")
+    others = not stamp.exists() and any((root / name).exists() for name in ("prepared.json", "lists/train.txt"))
+    if others or not cfg.root:
+        raise UserError(f"root={cfg.root}: empty, or holds another data set, whose lists would be lost; give another "
+                        f"folder")
+    write_bytes_atomically(stamp, b"unfinished", "give another folder with root=")
     try:
-        stamp.unlink(missing_ok=True)
         for folder in ("JPEGImages", "SegmentationClassAug", "lists"):
             (root / folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

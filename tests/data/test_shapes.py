@@ -118,7 +118,7 @@ def test_the_set_has_pascals_layout_and_is_made_once(tmp_path, capsys):
     files = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in (tmp_path / "set").rglob("*") if p.is_file()}
     assert not make.make(cfg)
     assert all(p.stat().st_mtime_ns == when for p, (when, _) in files.items())
-    (tmp_path / "set/made_with.json").unlink()  # as if it had been stopped half-way
+    (tmp_path / "set/made_with.json").write_text("unfinished")  # as if it had been stopped half-way
     assert make.make(cfg)
     assert all(p.read_bytes() == data for p, (_, data) in files.items())
 
@@ -143,10 +143,15 @@ def test_classes_without_a_silhouette_and_folders_of_others_are_refused(tmp_path
     (tmp_path / "classes.yaml").write_text("classes: [circle, zebra]\nfolds: [[zebra]]")
     assert "'zebra' is no shape" in complaint(f"classes={tmp_path / 'classes.yaml'}")
     (tmp_path / "file").write_text("")
-    assert "could not be written to" in complaint(f"root={tmp_path / 'file' / 'set'}")
+    assert "could not be written" in complaint(f"root={tmp_path / 'file' / 'set'}")
     (tmp_path / "set").mkdir()
     (tmp_path / "set/prepared.json").write_text("{}")
-    assert "data.prepare" in complaint() and len(list((tmp_path / "set").iterdir())) == 1
+    assert "another data set" in complaint() and len(list((tmp_path / "set").iterdir())) == 1
+    (tmp_path / "set/prepared.json").unlink()
+    (tmp_path / "set/lists").mkdir()
+    (tmp_path / "set/lists/train.txt").write_text("my own")
+    assert "another data set" in complaint() and (tmp_path / "set/lists/train.txt").read_text() == "my own"
+    assert "another data set" in complaint("root=")
 
 
 def test_the_shipped_clip_knows_its_words():

@@ -327,9 +327,23 @@ def test_a_run_with_other_options_is_refused_and_touches_nothing(sets, run, name
 
 def test_a_stamp_that_cannot_be_read_is_one_line(each, run, out):
     shutil.copytree(each.made, out)
-    (out / "prepared.json").write_text('{"made_with": ')
-    done = run(*each.arguments(each.unpacked, out))
-    complains(done, "prepared.json", "--out")
+    for text in ('{"made_with": ', "[" * 100_000):
+        (out / "prepared.json").write_text(text)
+        complains(run(*each.arguments(each.unpacked, out)), "prepared.json", "--out")
+
+
+@pytest.mark.parametrize("file", ["lists/train.txt", "made_with.json"])
+def test_the_lists_of_another_data_set_are_not_overwritten(each, run, out, file):
+    (out / file).parent.mkdir(parents=True)
+    (out / file).write_text("my own")
+    before = contents(out)
+    complains(run(*each.arguments(each.unpacked, out)), out, "another data set")
+    assert contents(out) == before
+
+
+def test_an_empty_name_for_the_result_is_refused(run):
+    for name in ("pascal", "clip"):
+        complains(run(name, "--out", ""), "--out is empty")
 
 
 def test_a_set_made_before_there_was_a_choice_of_masks_has_pycocotools(sets, run, out):
