@@ -111,7 +111,7 @@ def start(options, exp, *more) -> subprocess.Popen:
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def wait_for(what, process, seconds=120):
+def wait_for(what, process, seconds=300):
     end = time.monotonic() + seconds
     while not what():
         assert process.poll() is None, process.communicate()[1]

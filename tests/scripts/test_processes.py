@@ -8,11 +8,11 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from runs import CONFIG, in_epoch, wait_for
 from tensorboardX.proto.event_pb2 import Event
 
 from data.dataset import TrainBatches
@@ -25,7 +25,6 @@ from util.runtime.device import make_deterministic
 from util.runtime.errors import UserError
 from util.runtime.processes import SINGLE_PROCESS, Processes
 
-CONFIG = "config/shapes/esda.yaml"
 LAUNCH = [sys.executable, "-m", "util.runtime.torchrun", "--standalone", "--local-addr=127.0.0.1", "--nproc-per-node=2"]
 TRAIN = ["train.py", "--config", CONFIG]
 
@@ -40,7 +39,7 @@ def options(options_for, tiny_shapes, tmp_path_factory) -> list[str]:
 @pytest.fixture(scope="module")
 def environment(script_environment) -> dict[str, str]:
     """As in an active environment, with the checkout's packages for scripts in tests/."""
-    return {**script_environment, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": str(ROOT),
+    return {**script_environment, "VIRTUAL_ENV": sys.prefix, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT}/tests/helpers",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
@@ -122,23 +121,6 @@ def test_two_processes_train_to_the_numbers_of_one(alone, start, options, tmp_pa
     assert json.loads((folder(tmp_path) / "results.json").read_text())["machine"].startswith("2 processes")
 
 
-def wait_for(what, process, seconds=300):
-    end = time.monotonic() + seconds
-    while not what():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def in_training(exp: Path, least: tuple[int, int] = (0, 1)) -> bool:
-    """Whether the last checkpoint is from that epoch and step, or later."""
-    file = folder(exp) / "checkpoints/last.pt"
-    if not file.is_file():
-        return False
-    at = torch.load(file, weights_only=True)["at"]
-    return (at["epoch"], at["step"]) >= least
-
-
 def descendants(pid: int, deep: bool = True) -> list[int]:
     children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return children + [below for child in children for below in descendants(child)] if deep else children
@@ -147,7 +129,7 @@ def descendants(pid: int, deep: bool = True) -> list[int]:
 def test_two_stop_together_and_one_goes_on(alone, start, finish, options, tmp_path):
     """As clusters stop a job: SIGTERM to every process there is, which torchrun then passes on once more."""
     process = start([*LAUNCH, *TRAIN], options, tmp_path, "train.checkpoint_minutes=0", "data.workers=1")
-    wait_for(lambda: in_training(tmp_path), process)
+    wait_for(lambda: in_epoch(tmp_path, 0, 1), process)
     for pid in [*descendants(process.pid), process.pid]:
         os.kill(pid, signal.SIGTERM)
     said = process.communicate(timeout=300)[1]
@@ -160,12 +142,12 @@ def test_two_stop_together_and_one_goes_on(alone, start, finish, options, tmp_pa
 def test_one_is_killed_two_go_on_and_one_of_these_is_killed(alone, start, finish, options, tmp_path):
     """The lost process ends the run with its reason, loader processes included; nothing is lost."""
     process = start([sys.executable, *TRAIN], options, tmp_path, "train.checkpoint_minutes=0")
-    wait_for(lambda: in_training(tmp_path), process)
+    wait_for(lambda: in_epoch(tmp_path, 0, 1), process)
     process.kill()
     process.communicate()
     resume = f"resume={folder(tmp_path)}"
     process = start([*LAUNCH, *TRAIN], options, tmp_path, "train.checkpoint_minutes=0", "data.workers=1", resume)
-    wait_for(lambda: in_training(tmp_path, (1, 0)), process)
+    wait_for(lambda: in_epoch(tmp_path, 1, 0), process)
     first, second = descendants(process.pid, deep=False)
     os.kill(second, signal.SIGKILL)
     said = process.communicate(timeout=60)[1]  # which ends when all that share the pipes have

@@ -1,6 +1,5 @@
 """Checkpoints given to train.py and test.py: as resume=, as weights=, from older versions, and odd in every entry."""
 import contextlib
-import dataclasses
 import io
 import json
 import re
@@ -12,8 +11,7 @@ import torch
 from runs import complains, in_process, run_folder, signals_kept, trained
 
 import convert
-from util.config import ROOT, Config, Model, from_dict, load
-from util.options import option
+from util.config import ROOT, Config, load
 from util.run import checkpoint
 from util.runtime.errors import UserError
 from util.runtime.stop import StopRequest
@@ -158,18 +156,6 @@ def test_a_run_saved_before_an_option_existed_goes_on(finished_run, saved, spoil
     file = folder / "checkpoints" / "last.pt"
     tested = in_process("test.py", *CONFIG, *finished_run[1], "run=old", f"weights={file}")
     assert tested.returncode == 0 and "note" not in tested.stderr and "as published" in tested.stdout
-
-
-def test_an_option_of_tomorrow_has_its_old_value_in_runs_of_today(finished_run, monkeypatch):
-    @dataclasses.dataclass
-    class Newer(Model):
-        gate: float = option(0.5, "an option that is on by default", least=0, before=0.0)
-    monkeypatch.setitem(Config.__annotations__, "model", Newer)
-    given = [*finished_run[1], f"resume={finished_run[0]}"]
-    with pytest.raises(UserError, match=r"model.gate \(then 0.0, now 0.5\)"):
-        read_run(load(Config, ROOT / CONFIG[1], given))
-    cfg, saved, _ = read_run(load(Config, ROOT / CONFIG[1], [*given, "model.gate=0"]))
-    assert cfg.model.gate == 0 == from_dict(Config, saved["config"], "it").model.gate
 
 
 # What a score is worth

@@ -2,11 +2,11 @@
 import json
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
+from runs import CONFIG, signals_kept
 from torch import nn
 
 from util.config import from_command_line
@@ -14,8 +14,6 @@ from util.results import cost
 from util.run import checkpoint
 from util.runtime.stop import StopRequest
 from util.training.trainer import Trainer
-
-CONFIG = "config/shapes/esda.yaml"
 
 
 def test_flops_and_parameters_by_hand():
@@ -46,7 +44,6 @@ def trainer(options_for, tiny_shapes, tmp_path, monkeypatch):
     An epoch whose scores are None ends the run as a power cut would.
     """
     mode, open_runs = torch.get_deterministic_debug_mode(), []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     monkeypatch.setattr(Trainer, "train_epoch", lambda self: setattr(self.at, "step", self.batches.batches))
 
     def make(scripted, *options) -> Trainer:
@@ -62,12 +59,11 @@ def trainer(options_for, tiny_shapes, tmp_path, monkeypatch):
         open_runs.append(made.run)
         return made
 
-    yield make
+    with signals_kept():
+        yield make
     for folder in open_runs:
         folder.close()
     torch.set_deterministic_debug_mode(mode)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 SCORES = [(10, 50), (30, 40), (20, 60), (5, 55)]
