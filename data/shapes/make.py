@@ -54,6 +54,15 @@ class ShapesData:
         return Style(self.side, tuple(self.objects), tuple(self.diameter), self.rotation, self.overlap)
 
 
+def shapes_of(file: str) -> list[str]:
+    """The class names of a class file, all of which have a silhouette. Raises UserError."""
+    names = Classes.read(file).names
+    unknown = sorted(set(names) - set(NAMES))
+    if unknown:
+        raise UserError(f"{file}: {unknown[0]!r} is no shape; there are {', '.join(NAMES)}")
+    return names
+
+
 def paths(name: str) -> tuple[str, str]:
     """Image and mask of a scene, as the published lists name them."""
     return f"JPEGImages/{name}.jpg", f"SegmentationClassAug/{name}.png"
@@ -75,10 +84,7 @@ def _write(cfg: ShapesData, names: list[str], job: tuple[str, int, int]) -> None
 def make(cfg: ShapesData) -> bool:
     """Make the data set; False if it was there already. Images follow from the options alone, not from the cores."""
     root = Path(cfg.root)
-    names = Classes.read(cfg.classes).names
-    unknown = sorted(set(names) - set(NAMES))
-    if unknown:
-        raise UserError(f"{cfg.classes}: {unknown[0]!r} is no shape; there are {', '.join(NAMES)}")
+    names = shapes_of(cfg.classes)
     made_with = json.dumps({**asdict(cfg), "names": names}, sort_keys=True).encode()
     stamp = root / "made_with.json"
     if stamp.is_file() and stamp.read_bytes() == made_with:

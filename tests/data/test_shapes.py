@@ -154,6 +154,22 @@ def test_classes_without_a_silhouette_and_folders_of_others_are_refused(tmp_path
     assert "another data set" in complaint("root=")
 
 
+@pytest.mark.parametrize("option", [
+    "batch_size=0", "threads=0", "workers=-1", "patch=0", "patch=7", "vision_width=100", "text_width=10", "out=",
+    "context_length=3", "embed_dim=0", "vision_layers=-1", "adamw_lr=-1", "weight_decay=-1", "cycles=[]",
+    *(f"cycles=[{{muon_lr: 0.1, warmup: 0, decay: 1, seed: 1, attributes: [0, 0, 0], max_scale: 9, caption_weight: 1, "
+      f"tile_weight: 0, spread_weight: 0, stages: [{{{stage}}}]}}]" for stage in (
+          "side: 64, samples: 9, keep: 1, mosaic: 0, single_share: 0, single_diameter: [9, 9], objects: [1, 1], "
+          "diameter: [9, 9]",  # less than a batch
+          "side: 64, samples: 999, keep: 1, mosaic: 1, single_share: 0, single_diameter: [9, 9], objects: [1, 1], "
+          "diameter: [9, 9]",  # too small for tiles
+          "side: 64, samples: 999, keep: 1, mosaic: 0, single_share: 0, single_diameter: [9, 99], objects: [1, 1], "
+          "diameter: [9, 9]"))])
+def test_options_of_pretraining_that_make_no_sense_are_refused(option):
+    with pytest.raises(UserError):
+        config.load(pretrain.Pretrain, pretrain.CONFIG, [option])
+
+
 def test_the_shipped_clip_knows_its_words():
     cfg = config.load(pretrain.Pretrain, pretrain.CONFIG)
     clip = build_clip(read_clip(config.ROOT / cfg.out)).eval()

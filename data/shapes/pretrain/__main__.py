@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from data.folds import Classes
 from data.loader import Loader
+from data.shapes.make import shapes_of
 from data.shapes.pretrain.caption import PROMPTS
 from data.shapes.pretrain.captioned import Captioned, Pair, Stage
 from data.shapes.pretrain.contrast import contrastive_loss
@@ -25,8 +25,9 @@ from model.clip.tokenizer import Tokenizer
 from model.clip.vision_transformer import VisionTransformer
 from model.clip.weights import WeightsError, build_clip, read_clip
 from util import config as configuration
+from util.options import option
 from util.run.checkpoint import write_atomically
-from util.runtime.errors import run_main
+from util.runtime.errors import UserError, run_main
 from util.runtime.progress import progress
 
 CONFIG = configuration.ROOT / "config" / "shapes" / "pretrain.yaml"
@@ -36,37 +37,51 @@ CHECK_SEED = 7_000_000  # scenes for the accuracy, from a series of their own
 @dataclass
 class Cycle:
     """Stages under one learning rate schedule and one loss."""
-    muon_lr: float
-    warmup: float
-    decay: float
-    seed: int
-    attributes: list[float]
-    max_scale: float
-    caption_weight: float
-    tile_weight: float
-    spread_weight: float
+    muon_lr: float = option(least=0, most=1)
+    warmup: float = option(least=0, most=1)
+    decay: float = option(least=0, most=1)
+    seed: int = option(least=0, most=2**62)
+    attributes: list[float] = option(least=0, most=1, length=3)
+    max_scale: float = option(least=1, most=100)
+    caption_weight: float = option(least=0)
+    tile_weight: float = option(least=0)
+    spread_weight: float = option(least=0)
     stages: list[Stage]
 
 
 @dataclass
 class Pretrain:
-    """config/shapes/pretrain.yaml says what each is for."""
+    """config/shapes/pretrain.yaml says what each is for. Raises UserError for values that do not fit together."""
     out: str
     init: str
     classes: str
-    patch: int
-    vision_width: int
-    vision_layers: int
-    text_width: int
-    text_layers: int
-    context_length: int
-    embed_dim: int
+    patch: int = option(least=1, most=32)
+    vision_width: int = option(least=64, most=1024)
+    vision_layers: int = option(least=1, most=48)
+    text_width: int = option(least=64, most=1024)
+    text_layers: int = option(least=1, most=48)
+    context_length: int = option(least=16, most=77)
+    embed_dim: int = option(least=1, most=1024)
     cycles: list[Cycle]
-    batch_size: int
-    adamw_lr: float
-    weight_decay: float
-    workers: int
-    threads: int
+    batch_size: int = option(least=2, most=100_000)
+    adamw_lr: float = option(least=0, most=1)
+    weight_decay: float = option(least=0, most=1)
+    workers: int = option(least=0, most=1000)
+    threads: int = option(least=1, most=1000)
+
+    def __post_init__(self):
+        sides = [stage.side for cycle in self.cycles for stage in cycle.stages]
+        few = [stage.samples for cycle in self.cycles for stage in cycle.stages if stage.samples < self.batch_size]
+        if few or not all(cycle.stages for cycle in self.cycles) or not sides:
+            raise UserError(f"cycles= needs at least one cycle, and each cycle a stage, of at least a batch of "
+                            f"{self.batch_size} samples each")
+        if self.vision_width % 64 or self.text_width % 64:
+            raise UserError(f"vision_width={self.vision_width} and text_width={self.text_width} should be multiples of "
+                            f"64, the width of a head")
+        if any(side % self.patch for side in sides):
+            raise UserError(f"patch={self.patch} should divide the sides of all stages, {sides}")
+        if not self.out:
+            raise UserError("out= is empty; name the file that the weights are written to")
 
 
 def _optimizers(clip: CLIP, cfg: Pretrain, muon_lr: float) -> list[torch.optim.Optimizer]:
@@ -172,7 +187,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     check = arguments[:1] == ["check"]
     cfg = configuration.load(Pretrain, CONFIG, arguments[check:])
-    names = Classes.read(cfg.classes).names
+    names = shapes_of(cfg.classes)
     if not check:
         save(train(cfg, names), cfg.out)
     clip = build_clip(read_clip(cfg.out)).eval()

@@ -10,6 +10,8 @@ from torch.utils.data import Dataset
 from data.shapes.pretrain.caption import caption, plain_caption
 from data.shapes.scene import Style, Thing, scene
 from model.clip.tokenizer import Tokenizer
+from util.options import option
+from util.runtime.errors import UserError
 
 TILES = 4
 LEAST_TILE = 48        # px: a tile's side, which is then 6 patches or more
@@ -19,14 +21,23 @@ FILL = (0.62, 0.95)    # diameter of a tile's object, as a share of the tile's s
 @dataclass
 class Stage:
     """A stretch of training on pictures of one kind; config/shapes/pretrain.yaml says what each field is for."""
-    side: int
-    samples: int
-    keep: float
-    mosaic: float
-    single_share: float
-    single_diameter: list[float]
-    objects: list[int]
-    diameter: list[float]
+    side: int = option(least=16, most=256)
+    samples: int = option(least=1, most=10**9)
+    keep: float = option(least=0.1, most=1)
+    mosaic: float = option(least=0, most=1)
+    single_share: float = option(least=0, most=1)
+    single_diameter: list[float] = option(least=4, most=256, length=2)
+    objects: list[int] = option(least=1, most=20, length=2)
+    diameter: list[float] = option(least=4, most=256, length=2)
+
+    def __post_init__(self):
+        for name in ("single_diameter", "objects", "diameter"):
+            least, most = getattr(self, name)
+            if least > most or name != "objects" and most > self.side:
+                raise UserError(f"{name}=[{least}, {most}] should be the least and the most, and a diameter at most "
+                                f"the side of {self.side}")
+        if self.mosaic and self.side < 2 * LEAST_TILE:
+            raise UserError(f"side={self.side} is too small for mosaic={self.mosaic}; a tile has {LEAST_TILE} px")
 
     def style(self, single: bool) -> Style:
         if single:
