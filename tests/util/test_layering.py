@@ -11,7 +11,8 @@ FILES_A_FOLDER = 10  # .py files at most, __init__.py not counted
 MAY_IMPORT = {  # the longest prefix that fits a module counts: it may import these and what lies below its own prefix
     "model": (),
     "data": ("model", "util.config", "util.options", "util.runtime", "util.run.atomic"),
-    "data.shapes.pretrain": ("data", "model", "util.config", "util.runtime", "util.run"),  # it trains a CLIP
+    # It trains a CLIP.
+    "data.shapes.pretrain": ("data", "model", "util.config", "util.options", "util.runtime", "util.run"),
     "util.config": ("util.options", "util.values", "util.runtime"),
     "util.values": ("util.runtime",),
     "util.options": ("util.runtime",),
