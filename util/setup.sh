@@ -64,6 +64,7 @@ print(*difflib.get_close_matches(sys.argv[1].lower(), sys.argv[2:], 1, 0))' "$@"
 
 config_of() {
     local name=$1 sets known near
+    name=${name#config/} name=${name%.yaml}  # the file's own path is a name, too
     [[ $name == */* ]] || name=$name/esda
     config=config/$name.yaml
     [ ! -f "$config" ] || return 0
@@ -120,7 +121,7 @@ folds_of() {
     listed=$("$python" -m data.folds --config "$config" "${@:2}") || exit 2
     folds=($listed)
     [ "$1" != all ] || return 0
-    if [[ " $listed " != *" $1 "* ]]; then
+    if ! grep -qxF -- "$1" <<< "${listed// /$'\n'}"; then
         echo "error: fold '$1' is none of ${listed// /, }, all" >&2
         exit 2
     fi
