@@ -111,4 +111,9 @@ def embed_names(text_encoder: TextEncoder, names: list[str], options) -> TextEmb
         raise WeightsError(f"model.prompt: {error}") from None
     if options.mask_padding and options.token_order == "described":  # the released order moves patches by the length
         ids = ids[:, :int(ids.argmax(dim=1).max()) + 1]              # end-of-text has the highest id of the vocabulary
-    return text_encoder(ids)
+    try:
+        return text_encoder(ids)
+    except IndexError:
+        raise WeightsError(f"{options.clip}: the text encoder knows {text_encoder.token_embedding.num_embeddings:,} "
+                           f"tokens, and CLIP's tokenizer has {int(ids.max()) + 1:,}; give OpenAI's weights or others "
+                           f"with that tokenizer") from None

@@ -33,6 +33,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], str | None]:
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError("neither a TorchScript archive nor a state dict of tensors")
+    if any(name.startswith("module.") and name.removeprefix("module.") in state for name in state):
+        raise ValueError("it holds two models, one of them under module.")
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}, None
 
 

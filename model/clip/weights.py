@@ -1,5 +1,6 @@
 """CLIP's weights from any of the files of model/clip/formats.py, checked, and the encoders that they describe."""
 import hashlib
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -87,7 +88,7 @@ def require_weights(state: dict[str, Tensor], where: str | Path) -> None:
     than the file holds, or not finite.
     """
     odd = [f"{name} ({'too few values for ' + str(tuple(t.shape)) if t.dtype in FLOATS else str(t.dtype)[6:]})"
-           for name, t in state.items() if t.dtype not in FLOATS or t.layout != torch.strided
+           for name, t in state.items() if t.dtype not in FLOATS or t.layout != torch.strided or t.is_meta
            or t.numel() * t.itemsize > t.untyped_storage().nbytes()]
     if odd:
         raise WeightsError(f"{where}: holds tensors that are no weights: {some(odd)}")
@@ -158,12 +159,16 @@ def build_clip(weights: ClipWeights, side: int | None = None) -> CLIP:
 
 
 def _in_half(state: dict[str, Tensor]) -> bool:
-    """Whether the blocks' matrices hold fp16 values, as OpenAI's do in every format they circulate in.
+    """Whether the blocks' matrices hold fp16 values and others do not, as OpenAI's in every format they circulate in.
 
-    Weights that others trained in fp32 hold such values only where they were rounded to fp16 afterwards.
+    OpenAI published layer norms and embeddings in fp32 (OpenAI CLIP, convert_weights). Where these hold fp16 values,
+    too, somebody rounded the whole, and that may have been anybody's CLIP.
     """
-    matrices = [t for name, t in state.items() if ".resblocks." in name and t.ndim == 2]
-    return all(t.dtype != torch.bfloat16 and torch.equal(t.half().to(t.dtype), t) for t in matrices)
+    def rounded(tensors: list[Tensor]) -> bool:
+        return all(t.dtype != torch.bfloat16 and torch.equal(t.half().to(t.dtype), t) for t in tensors)
+
+    return (rounded([t for name, t in state.items() if ".resblocks." in name and t.ndim == 2])
+            and not rounded(list(state.values())))
 
 
 def depth(state: dict[str, Tensor], prefix: str = "") -> int:
@@ -179,14 +184,19 @@ def _check(state: dict[str, Tensor], path: Path) -> None:
     """Compare names and shapes with those of the architecture that the weights themselves describe."""
     try:
         with torch.device("meta"):
-            sizes = vision_sizes(state, "visual.")
-            model = CLIP(VisionTransformer(*sizes), TextEncoder(*text_sizes(state), sizes[-1]))
+            sizes, text = vision_sizes(state, "visual."), text_sizes(state)
+            if sizes[0] < 1 or text[1] < 3:
+                raise ValueError(f"sizes: images of {sizes[0]} px and {text[1]} positions of text")
+            model = CLIP(VisionTransformer(*sizes), TextEncoder(*text, sizes[-1]))
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError) as error:
         raise WeightsError(f"{path}: not a CLIP with a vision transformer: missing or odd {error}") from None
     expected = {name: t for name, t in model.state_dict_openai().items() if name not in BUFFERS}
     found = differences(expected, state)
     if found:
         raise WeightsError(f"{path}: not the weights of one CLIP: {found}")
+    if not 0 < state["logit_scale"].float().exp() < math.inf:
+        raise WeightsError(f"{path}: logit_scale is {state['logit_scale'].item():g}, the logarithm of no temperature "
+                           f"(OpenAI's is 4.6); take another copy")
 
 
 def differences(expected: dict[str, Tensor], state: dict[str, Tensor]) -> str:

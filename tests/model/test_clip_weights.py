@@ -11,7 +11,7 @@ from reference_clip import ReferenceCLIP
 from safetensors.torch import save_file
 from torch import nn
 
-from model.build import build_esda, build_model
+from model.build import build_esda, build_model, embed_names
 from model.clip.clip import CLIP
 from model.clip.formats import TorchScriptUnpickler
 from model.clip.layers import QuickGELU
@@ -214,7 +214,7 @@ def test_the_fingerprint_tells_weights_apart(name, place, clip, fingerprint, tmp
 @torch.no_grad()
 def test_built_clip_is_the_clip_that_was_saved(clip, tmp_path):
     write_hugging_face(clip, tmp_path / "clip.safetensors")
-    built = build_clip(read_clip(tmp_path / "clip.safetensors")).eval()
+    built = build_clip(read_clip(tmp_path / "clip.safetensors").with_activation("quickgelu", "")).eval()
     images, ids = torch.randn(2, 3, 64, 64), torch.tensor([[98, 5, 99, 0], [98, 7, 8, 99]])
     assert torch.equal(built.encode_image(images), clip.encode_image(images))
     assert torch.equal(built.encode_text(ids), clip.encode_text(ids))
@@ -250,6 +250,12 @@ def test_missing_file_names_path_and_official_url(tmp_path):
     ({"visual.ln_post.bias": torch.full((64,), float("nan"))}, "NaN or infinity: visual.ln_post.bias"),
     ({"visual.ln_post.bias": torch.full((64,), 1e300, dtype=torch.float64)}, "NaN or infinity: visual.ln_post.bias"),
     ({"visual.transformer.resblocks.999999.ln_1.bias": torch.zeros(64)}, "a block 999999, but only 3 blocks"),
+    ({"visual.ln_post.bias": torch.zeros(64, device="meta")}, "no weights: visual.ln_post.bias"),
+    ({"visual.positional_embedding": torch.zeros(1, 64)}, "images of 0 px"),
+    ({"positional_embedding": torch.zeros(0, 64)}, "0 positions of text"),
+    ({"logit_scale": torch.tensor(1000.0)}, "logit_scale is 1000"),
+    ({"logit_scale": torch.tensor(-1000.0)}, "logit_scale is -1000"),
+    ({"module.visual.ln_post.bias": torch.zeros(64)}, "two models, one of them under module."),
 ])
 def test_tensors_that_do_not_fit_are_named(changes, said, clip, tmp_path):
     state = openai_state(clip) | changes
@@ -378,6 +384,11 @@ def test_shipped_mini_clip_loads_and_is_small():
 
 # What is no weights, and what others trained
 
+def test_a_text_encoder_of_another_tokenizer_is_refused(clip):
+    with pytest.raises(WeightsError, match="w.pt: the text encoder knows 100 tokens, and CLIP's tokenizer has 49,408"):
+        embed_names(clip.text, ["cat"], Model(clip="w.pt"))
+
+
 def test_a_torchscript_tensor_larger_than_its_storage_is_refused():
     storage = torch.zeros(4)
     with pytest.raises(pickle.UnpicklingError, match="lies in a storage of 4 values"):
@@ -428,7 +439,10 @@ def test_what_the_file_itself_tells_of_its_activation(clip, tmp_path):
     write_plain(clip, tmp_path / "clip.pt")
     assert read_clip(tmp_path / "clip.pt").activation == "quickgelu"   # OpenAI's buffers
     write_hugging_face(clip, tmp_path / "half")
-    assert read_clip(tmp_path / "half").activation == "quickgelu"      # values published in fp16
+    assert read_clip(tmp_path / "half").activation is None             # all rounded to fp16, by whom it does not tell
+    clip.visual.ln_post.bias.data += 1e-5  # no fp16 value any more
+    write_hugging_face(clip, tmp_path / "openai")
+    assert read_clip(tmp_path / "openai").activation == "quickgelu"    # fp16 where OpenAI published fp16
     with zipfile.ZipFile(FIXTURE) as whole, zipfile.ZipFile(tmp_path / "gelu.pt", "w") as archive:
         for entry in whole.namelist():
             archive.writestr(entry, whole.read(entry).replace(b"torch.sigmoid(", b"torch.gelu("))
