@@ -64,7 +64,7 @@ def convert(value, kind, name: str, where: str, about: typing.Mapping, nested: t
     elif kind is float:
         wanted = "a number"
         try:
-            if not isinstance(value, bool):
+            if isinstance(value, (int, float, str)) and not isinstance(value, bool):
                 return _within(float(value), name, where, about)
         except (TypeError, ValueError, OverflowError):
             pass

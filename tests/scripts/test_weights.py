@@ -81,6 +81,9 @@ ODD = [
     ("model", lambda s: with_first(s["model"], lambda t: t[..., :1]), "of another shape"),
     ("model", lambda s: with_first(s["model"], lambda t: t.long()), "no weights in"),
     ("model", lambda s: with_first(s["model"], lambda t: "text"), "no weights in"),
+    ("model", lambda s: with_first(s["model"], lambda t: t.to_sparse()), "no weights in"),
+    ("model", lambda s: with_first(s["model"], lambda t: t.to("meta")), "no weights in"),
+    ("model", lambda s: with_first(s["model"], lambda t: t.double() + 1e300), "not finite"),  # as fp32
     ("model", lambda s: with_first(s["model"], lambda t: t * NAN), "not finite"),
     ("model", lambda s: with_first(s["model"], lambda t: t + float("inf")), "not finite"),
     ("clip", lambda s: "another", "other CLIP weights"),
@@ -88,10 +91,12 @@ ODD = [
     ("config", lambda s: {**s["config"], "train": {**s["config"]["train"], "lr": "fast"}}, "train.lr='fast'"),
     ("config", lambda s: {**s["config"], "train": {**s["config"]["train"], "lr": NAN}}, "train.lr=nan"),
     ("config", lambda s: {**s["config"], "fold": 1}, "fold (then 1, now 0)"),
+    ("config", lambda s: {**s["config"], "seed": torch.tensor(1)}, "'config' holds more than plain values"),
     ("config", lambda s: {**s["config"], "model": {**s["config"]["model"], "gate": 1}}, "'model.gate'"),
     ("optimizer", lambda s: {}, "its optimizer"),
     ("optimizer", lambda s: {"parts": []}, "its optimizer"),
     ("optimizer", lambda s: {"parts": s["optimizer"]["parts"][::-1]}, "its optimizer"),
+    ("optimizer", lambda s: optimizer_with(s, lambda state: with_first(state, lambda t: torch.tensor(3.0))), "shape"),
     ("optimizer", lambda s: optimizer_with(s, lambda state: {}), "its optimizer"),
     ("optimizer", lambda s: optimizer_with(s, lambda state: with_first(state, lambda t: t[:1])), "of the shape"),
     ("optimizer", lambda s: optimizer_with(s, lambda state: with_first(state, lambda t: t * NAN)), "not finite"),
@@ -100,12 +105,32 @@ ODD = [
     ("at", lambda s: {"epoch": -1}, "its at"),
     ("at", lambda s: {"epoch": 0, "sums": {"loss": "low"}}, "its at"),
     ("at", lambda s: {"turn": 1}, "its at"),
+    ("at", lambda s: {"epoch": 0.0}, "its at"),
+    ("at", lambda s: {"epoch": 0, "step": True}, "its at"),
+    ("at", lambda s: {"epoch": 2}, "epoch 2 of 1"),
+    ("at", lambda s: {"epoch": 1, "step": 1}, "its at"),
+    ("at", lambda s: {"epoch": 0, "step": 1}, "its at"),  # without the losses of that step
+    ("at", lambda s: {"epoch": 0, "sums": {"loss": NAN}}, "loss=nan"),
+    ("at", lambda s: {"epoch": 0, "sums": {"loss": torch.zeros(2)}}, "its at"),
+    ("seconds", lambda s: NAN, "seconds=nan"),
+    ("seconds", lambda s: -1, "seconds=-1"),
+    *((entry, lambda s, entry=entry, odd=odd: {"best": dict.fromkeys(s["best"], {**s["last_scores"], **odd}),
+                                               "last_scores": {**s["last_scores"], **odd}}[entry], "its best and last")
+      for entry, odd in [("best", {"miou": 250.0}), ("best", {"miou": "50"}), ("best", {"miou": NAN}),
+                         ("best", {"seen_miou": torch.tensor(5.0)}), ("best", {"epoch": "1"}), ("best", {"epoch": 2}),
+                         ("best", {"per_class": [1]}), ("best", {"per_class": {"key": -1.0}}),
+                         ("best", {"protocol": None}), ("last_scores", {"samples": 0.5})]),
+    ("best", lambda s: {"unseen": None, "seen": None}, "its best"),
+    ("last_scores", lambda s: None, "its best"),
     ("best", lambda s: {}, "its best"),
     ("best", lambda s: {"unseen": 3, "seen": None}, "its best"),
     ("best", lambda s: {**s["best"], "seen": {"miou": "high"}}, "its best"),
     ("last_scores", lambda s: {"epoch": 1}, "last_scores"),
     ("rng", lambda s: s["rng"][:10], "its rng"),
     ("rng", lambda s: s["rng"].float(), "its rng"),
+    *(("trained_on", lambda s, odd=odd: {**s["trained_on"], **odd}, "its 'trained_on' is not")
+      for odd in [{"train_classes": []}, {"fold": True}, {"start": None}, {"start": {"file": "x"}},
+                  {"start": {"file": "x", "epoch": 1, "carries_clip": 0, "trained_on": None}}]),
     ("trained_on", lambda s: {"dataset": "shapes"}, "'trained_on'")]
 
 
@@ -138,6 +163,13 @@ def test_no_script_takes_it(entry, change, named, finished_run, saved, spoilt, t
     complains(in_process("test.py", *options, "run=test", f"weights={file}"), file, named)
     complains(in_process("convert.py", file, tmp_path / "out.safetensors"), file, named)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_checkpoint_that_says_it_was_trained_from_itself(finished_run, saved, spoilt, tmp_path):
+    file = tmp_path / "run" / "checkpoints" / "last.pt"
+    start = {"file": str(file), "epoch": 1, "carries_clip": True, "trained_on": None}
+    spoilt({"trained_on": {**saved["trained_on"], "start": start}})
+    complains(in_process("test.py", *CONFIG, *finished_run[1], "run=test", f"weights={file}"), file, "trained from it")
 
 
 # Older versions

@@ -40,13 +40,26 @@ def origin_of_checkpoint(saved: dict, file: str) -> dict | None:
 
 def _require_origin(origin, file: str) -> None:
     """Raise UserError unless ``origin`` is what origin_of gives."""
-    types = {"dataset": str, "arch": str, "fold": int, "seed": int, "classes": (list, type(None))}
-    if not isinstance(origin, dict) or origin.get("train_classes") not in TRAINED_ON or not all(
-            key in origin and isinstance(origin[key], kind) for key, kind in types.items()) or not isinstance(
-            origin.get("start", {}), dict) or not all(isinstance(name, str) for name in origin["classes"] or ()):
-        raise UserError(f"{file}: its 'trained_on' is not what train.py saves; use another checkpoint of that run")
-    if (before := origin.get("start", {}).get("trained_on")) is not None:
-        _require_origin(before, file)
+    _require(origin, {"dataset": str, "arch": str, "fold": int, "seed": int, "train_classes": str,
+                      "classes": (list, type(None))}, file)
+    if origin["train_classes"] not in TRAINED_ON or not all(isinstance(name, str) for name in origin["classes"] or ()):
+        raise _odd_origin(file)
+    if "start" in origin:
+        _require(origin["start"], {"file": str, "epoch": int, "carries_clip": bool, "trained_on": (dict, type(None))},
+                 file)
+        if origin["start"]["trained_on"] is not None:
+            _require_origin(origin["start"]["trained_on"], file)
+
+
+def _require(entries, types: dict, file: str) -> None:
+    if not isinstance(entries, dict) or not all(
+            isinstance(entries.get(key), kind) and (kind is bool or not isinstance(entries[key], bool))
+            for key, kind in types.items()):
+        raise _odd_origin(file)
+
+
+def _odd_origin(file: str) -> UserError:
+    return UserError(f"{file}: its 'trained_on' is not what train.py saves; use another checkpoint of that run")
 
 
 def not_zero_shot(origin: dict | None, cfg: Config) -> str:

@@ -1,5 +1,6 @@
 """Tensors and plain values in files that are whole or absent, read back without running any code in them."""
 import io
+import json
 import re
 from pathlib import Path
 
@@ -55,6 +56,12 @@ def require_entries(saved: dict, entries: dict, path: str | Path, remedy: str) -
         odd = f"it lacks {name!r}" if name not in saved else f"its {name!r} is a {type(saved[name]).__name__}"
         if name not in saved or not isinstance(saved[name], types) or isinstance(saved[name], bool):
             raise UserError(f"{path}: not a checkpoint of train.py ({odd}); {remedy}")
+    for name in ("config", "trained_on"):  # which results.json repeats
+        try:
+            json.dumps(saved.get(name))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: not a checkpoint of train.py (its {name!r} holds more than plain values: "
+                            f"{error}); {remedy}") from None
 
 
 def restore(model: torch.nn.Module, saved: dict, path: str | Path, clip: str) -> None:
@@ -68,7 +75,8 @@ def restore(model: torch.nn.Module, saved: dict, path: str | Path, clip: str) ->
                         + ", and model.activation" * (saved["clip"].split("+")[0] == clip.split("+")[0]))
     state, own = saved["model"], model.trainable_state()
     here, there = {k for k in own if k in state}, set(map(str, state))
-    odd = sorted(k for k in here if not isinstance(state[k], Tensor) or not state[k].is_floating_point())
+    odd = sorted(k for k in here if not isinstance(state[k], Tensor) or not state[k].is_floating_point()
+                 or state[k].layout != torch.strided or state[k].is_meta)
     problems = {"it lacks": sorted(own.keys() - here), "it also holds": sorted(there - own.keys()),
                 "no weights in": odd,
                 "of another shape:": sorted(k for k in here - set(odd) if own[k].shape != state[k].shape)}
@@ -77,7 +85,7 @@ def restore(model: torch.nn.Module, saved: dict, path: str | Path, clip: str) ->
     if found:
         raise UserError(f"{path}: a checkpoint of another architecture ({found}); use the config it was trained with, "
                         f"config.yaml in its run's folder")
-    broken = [name for name in own if not state[name].isfinite().all()]
+    broken = [name for name in own if not state[name].float().isfinite().all()]
     if broken:
         raise UserError(f"{path}: {broken[0]} holds values that are not finite (NaN or infinity), as after training "
                         f"that diverged; use an earlier checkpoint, or train again with a lower train.lr or with "

@@ -4,6 +4,7 @@ from typing import NamedTuple
 from model.checkpoints import FullCheckpoint, full_checkpoint
 from model.clip.weights import ClipWeights
 from util.run import checkpoint
+from util.runtime.errors import UserError
 
 
 class TrainedWeights(NamedTuple):
@@ -19,10 +20,11 @@ class TrainedWeights(NamedTuple):
     full: FullCheckpoint | None
 
 
-def read_weights(file: str, remedy: str) -> TrainedWeights:
+def read_weights(file: str, remedy: str, later: tuple[str, ...] = ()) -> TrainedWeights:
     """Read best.pt or last.pt of a run, a .safetensors of convert.py, or a released checkpoint.
 
-    Raises UserError or WeightsError for a file that is none of these, and for one with a missing or odd entry.
+    later: as in carried_clip. Raises UserError or WeightsError for a file that is none of these, and for one with a
+    missing or odd entry.
     """
     saved = checkpoint.read(file, remedy)
     full = full_checkpoint(saved, file)
@@ -30,11 +32,14 @@ def read_weights(file: str, remedy: str) -> TrainedWeights:
         return TrainedWeights(file, full.saved, full.clip, full)
     checkpoint.require_entries(saved, checkpoint.WEIGHTS, file, f"{remedy}: checkpoints/best.pt of a run, a "
                                f".safetensors of convert.py or a released checkpoint")
-    return TrainedWeights(file, saved, carried_clip(saved, file), None)
+    return TrainedWeights(file, saved, carried_clip(saved, file, later), None)
 
 
-def carried_clip(saved: dict, file: str) -> ClipWeights | None:
-    """CLIP from the file that this run of training started from, where that file carries its own; else None."""
+def carried_clip(saved: dict, file: str, later: tuple[str, ...] = ()) -> ClipWeights | None:
+    """CLIP from the file that this run of training started from, where that file carries its own; else None.
+
+    later: the files whose training led here. Raises UserError where one of them is the start again.
+    """
     try:
         start = saved["trained_on"]["start"]
         file_of_start = start["carries_clip"] and start["file"]
@@ -42,4 +47,8 @@ def carried_clip(saved: dict, file: str) -> ClipWeights | None:
         file_of_start = None
     if not file_of_start:
         return None
-    return read_weights(str(file_of_start), f"{file} was trained from it and stands on the CLIP in it").clip
+    later = (*later, file)
+    if str(file_of_start) in later:
+        raise UserError(f"{file}: says that it was trained from {file_of_start}, which was trained from it; so neither "
+                        f"carries the CLIP that it stands on")
+    return read_weights(str(file_of_start), f"{file} was trained from it and stands on the CLIP in it", later).clip

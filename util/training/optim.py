@@ -68,7 +68,7 @@ def restore_optimizer(optimizer, saved: dict) -> None:
             if state.keys() != STATES[type(part)]:
                 raise ValueError(f"the state of a parameter holds {sorted(state)}")
             for key, value in state.items():
-                if not torch.is_tensor(value) or value.ndim and value.shape != parameter.shape:
+                if not torch.is_tensor(value) or value.shape != (() if key == "step" else parameter.shape):
                     raise ValueError(f"{key} is not of the shape of its parameter, {tuple(parameter.shape)}")
                 if not value.isfinite().all():
                     raise ValueError(f"{key} holds values that are not finite")

@@ -28,7 +28,7 @@ from util.runtime.progress import progress
 from util.runtime.stop import Stopped, StopRequest
 from util.training.loop import Progress, require_finite, train_one_epoch
 from util.training.optim import make_optimizer, restore_optimizer
-from util.training.resume import read_run, started_from, understood
+from util.training.resume import progress_of, read_run, require_numbers, require_scores, started_from, understood
 
 
 class Trainer:
@@ -96,22 +96,21 @@ class Trainer:
     def _take_back(self, saved: dict, file: Path) -> None:
         """Go on where a run's last checkpoint was written. Raises UserError naming an entry that is not understood."""
         checkpoint.restore(self.model, saved, file, self.clip)
+        with understood(file, "at"):
+            self.at = progress_of(saved["at"], self.batches.batches, self.cfg.train.epochs, self.losses_of.weights)
         with understood(file, "optimizer"):
             restore_optimizer(self.optimizer, saved["optimizer"])
         with understood(file, "rng"):
             torch.set_rng_state(saved["rng"])
             if self.device.type == "cuda" and saved["cuda_rng"] is not None:
                 torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
-        with understood(file, "at"):
-            self.at = Progress(**saved["at"])
-            if not (self.at.epoch >= 0 and 0 <= self.at.step <= self.batches.batches):
-                raise ValueError(f"step {self.at.step} of {self.batches.batches} in epoch {self.at.epoch}")
-            self.at.means()
         with understood(file, "best and last_scores"):
             self.best, self.last_scores = {rule: saved["best"][rule] for rule in self.best}, saved["last_scores"]
             for scores in (*self.best.values(), self.last_scores):
-                if scores is not None:
-                    float(scores["miou"]), float(scores["seen_miou"]), int(scores["epoch"])
+                if self.at.epoch or scores is not None:  # an epoch that has ended has scores
+                    require_scores(scores, self.at.epoch)
+        with understood(file, "seconds"):
+            require_numbers({"seconds": saved["seconds"]}, math.inf)
         self.trained_on = origin_of_checkpoint(saved, str(file))
         self.seconds = float(saved["seconds"])
 
