@@ -8,7 +8,7 @@ import torch
 
 from data.fold import FoldData
 from data.samples import distinct, spread
-from model.build import build_losses, build_model, embed_names
+from model.build import TRAINED, build_losses, build_model, embed_classes
 from model.clip.weights import read_clip
 from model.losses import TERMS
 from util.config import Config, to_dict
@@ -35,7 +35,7 @@ class Trainer:
     """Joins data, model and engine, and decides what is saved, logged and best."""
 
     def __init__(self, cfg: Config, stop: StopRequest):
-        if cfg.model.kind != "esda":
+        if cfg.model.kind not in TRAINED:
             raise UserError(f"model.kind={cfg.model.kind} has nothing to train; run test.py with this config")
         self.device = pick_device(cfg.device)
         self.processes = Processes.join(self.device, stop)  # usually this one alone
@@ -59,7 +59,7 @@ class Trainer:
         self.clip = clip.fingerprint
         if start:
             checkpoint.restore(self.model, start.saved, start.file, self.clip)
-        self.text = embed_names(self.model.text_encoder, self.data.classes.names, cfg.model).to(self.device)
+        self.text = embed_classes(self.model, self.data.classes.names, self.data.seen, cfg.model).to(self.device)
         place(self.model, cfg, self.device)
         self.optimizer = make_optimizer(self.model, cfg.train)
         self.losses_of = build_losses(self.model, cfg.loss, cfg.model)
