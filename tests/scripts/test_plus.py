@@ -38,7 +38,8 @@ def test_all_classes_at_once(whole, tiny_options, tmp_path):
     assert json.loads((run_folder(tmp_path, "plus") / "results.json").read_text())["protocol"] == "generalised"
 
 
-@pytest.mark.parametrize("options", [[], ["model.branch_rank=2", "loss.others=0.1", "model.decoder=guided"]])
+@pytest.mark.parametrize("options", [[], ["model.branch_rank=2", "loss.others=0.1", "model.decoder=guided",
+                                          "train.ema=0.9"]])
 def test_a_stopped_run_goes_on_to_the_same_result(options, whole, run_script, tiny_options, tmp_path):
     if options:
         whole = train(run_script, [*tiny_options, *options], tmp_path / "whole", config=CONFIG)

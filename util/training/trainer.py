@@ -26,6 +26,7 @@ from util.runtime.errors import UserError
 from util.runtime.processes import Processes
 from util.runtime.progress import progress
 from util.runtime.stop import Stopped, StopRequest
+from util.training.ema import Average
 from util.training.loop import Progress, require_finite, train_one_epoch
 from util.training.optim import make_optimizer, restore_optimizer
 from util.training.resume import read_run, started_from, understood
@@ -62,6 +63,7 @@ class Trainer:
         self.text = embed_classes(self.model, self.data.classes.names, self.data.seen, cfg.model).to(self.device)
         place(self.model, cfg, self.device)
         self.optimizer = make_optimizer(self.model, cfg.train)
+        self.average = Average(self.model, cfg.train.ema)
         self.losses_of = build_losses(self.model, cfg.loss, cfg.model)
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
         self.at, self.last_scores, self.seconds = Progress(), None, 0.0
@@ -96,6 +98,9 @@ class Trainer:
     def _take_back(self, saved: dict, file: Path) -> None:
         """Go on where a run's last checkpoint was written. Raises UserError naming an entry that is not understood."""
         checkpoint.restore(self.model, saved, file, self.clip)
+        if self.cfg.train.ema:
+            with understood(file, "average"):
+                self.average.restore(saved["average"])
         with understood(file, "optimizer"):
             restore_optimizer(self.optimizer, saved["optimizer"])
         with understood(file, "rng"):
@@ -117,7 +122,7 @@ class Trainer:
 
     def _weights(self) -> dict:
         epoch = self.at.epoch if self.at.step else max(0, self.at.epoch - 1)  # the one the weights come from
-        state = self.model.trainable_state()
+        state = {**self.model.trainable_state(), **self.average.weights()}
         require_finite({name: tensor.abs().max().item() for name, tensor in state.items()}, epoch, self.at.step - 1,
                        self.batches.batches)
         return {"model": state, "epoch": epoch, "clip": self.clip,
@@ -128,7 +133,8 @@ class Trainer:
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         self.run.write_checkpoint("last.pt", {
             **self._weights(), "at": vars(self.at).copy(), "optimizer": self.optimizer.state_dict(), "best": self.best,
-            "last_scores": self.last_scores, "seconds": self.seconds, "rng": torch.get_rng_state(), "cuda_rng": cuda})
+            "last_scores": self.last_scores, "seconds": self.seconds, "rng": torch.get_rng_state(), "cuda_rng": cuda,
+            "average": self.average.state()})
         self.saved = time.monotonic()
 
     def train_epoch(self) -> None:
@@ -140,6 +146,7 @@ class Trainer:
         images = seconds = 0
         with self.stop:
             for step in bar:
+                self.average.update()
                 images, seconds = images + step["images"], seconds + step["seconds"]
                 self.seconds += step["seconds"]
                 bar.set_postfix(loss=f"{step['losses']['loss']:.3f}")
@@ -188,7 +195,8 @@ class Trainer:
         while self.at.epoch < cfg.epochs and not self._out_of_patience():
             self.train_epoch()
             self.save()  # if evaluation is cut off, it starts again from here
-            self.last_scores = self.evaluate_epoch()
+            with self.average.in_place():
+                self.last_scores = self.evaluate_epoch()
             for rule, best in self.best.items():
                 score = SELECTIONS[rule].score
                 if self.last_scores[score] > (-math.inf if best is None else best[score]):  # which NaN never is
