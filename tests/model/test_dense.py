@@ -77,3 +77,16 @@ def test_the_neighbourhood_falls_off_with_a_deviation_of_five_patches():
     assert not near[0].any() and near[1, 1] == 1  # [CLS] is nowhere
     assert near[1, 6].item() == pytest.approx(2.718281828 ** -0.5)  # five to the right
     assert near[1, 13].item() == pytest.approx(2.718281828 ** -0.02)  # one below
+
+
+def test_the_value_path_lets_no_patch_hear_of_another():
+    """With its last block's attention on itself, a patch depends on others only through the blocks before."""
+    torch.manual_seed(4)
+    encoder = VisionTransformer(32, 8, 64, 1, 1, 12).eval()
+    images = torch.randn(1, 3, 32, 32)
+    changed = images.clone()
+    changed[..., 16:, 16:] = 0  # the last quarter: patches 10, 11, 14, 15
+    same = [i for i in range(16) if i not in (10, 11, 14, 15)]
+    for reading in READINGS:
+        before, after = (dense_clip(encoder, x, (reading,)).joint[0, 0, same] for x in (images, changed))
+        assert torch.equal(before, after) == (reading == "value")
