@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.clip.clip import CLIP
+from model.clip.dense import dense_clip
 from model.clip.text_encoder import TextEmbedding
 from model.esda import Segmentation
 from model.similarity import similarity_map
@@ -26,27 +27,22 @@ class ClipPrior(nn.Module):
     ESDA's prior mask compares patches with t, whose Linear is random before training. This one compares them in CLIP's
     joint embedding: patches through ln_post and proj against the text.
 
-    value_path: in the last block every token attends to itself alone, so a patch describes its own place instead of
-    what attention gathers for [CLS] (MaskCLIP, Zhou 2022, section 3.2: the value path of the last attention).
+    reading: of the last block, a name in model/clip/dense.py.
     """
 
     def __init__(self, clip: CLIP, threshold: float, pixel_mean: list[float], pixel_std: list[float],
-                 value_path: bool = False):
+                 reading: str = "output"):
         super().__init__()
-        self.value_path = value_path
+        self.reading = reading
         self.visual, self.text_encoder, self.threshold = clip.visual, clip.text, threshold
         self.patch = clip.visual.patch
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, text: TextEmbedding) -> Segmentation:
-        x = self.visual.embed((images / 255 - self.pixel_mean) / self.pixel_std)          # (B, 1 + n, C)
-        *blocks, last = self.visual.transformer.resblocks
-        for block in blocks:
-            x = block(x)
-        itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device) if self.value_path else None
-        patches = last(x, itself)[:, 1:]                                                  # (B, n, C)
+        pixels = (images / 255 - self.pixel_mean) / self.pixel_std
+        tokens, joint = dense_clip(self.visual, pixels, (self.reading,))     # (B, 1 + n, C), (B, 1, n, D)
         grid = self.visual.grid_of(images.shape[2:])
-        prior = similarity_map(self.visual.project(patches), text.cls, grid)              # (B, 1, h, h)
+        prior = similarity_map(joint[:, 0], text.cls, grid)                  # (B, 1, h, h)
         s = F.interpolate(prior, size=images.shape[2:], mode="bilinear", align_corners=False)
-        return Segmentation(torch.cat([self.threshold - s, s - self.threshold], dim=1), prior, patches, {})
+        return Segmentation(torch.cat([self.threshold - s, s - self.threshold], dim=1), prior, tokens[:, 1:], {})

@@ -8,12 +8,17 @@ from torch import nn
 from model.baselines import ClipPrior, Everything
 from model.clip.text_encoder import TextEmbedding, TextEncoder
 from model.clip.tokenizer import Tokenizer
-from model.clip.weights import ClipWeights, WeightsError, build_clip, build_text, build_vision, read_clip
+from model.clip.vision_transformer import VisionTransformer
+from model.clip.weights import HEAD_WIDTH, ClipWeights, WeightsError, build_clip, build_text, build_vision, read_clip
 from model.esda import CLIP_SCALE, ESDA
 from model.image_encoder import ImageEncoder, LowRankBranch
 from model.interactor import Interactor
 from model.losses import TERMS, EsdaLosses
 from model.mask_decoder import MaskDecoder
+from model.plus.decoder import GuidedDecoder
+from model.plus.interactor import SimilarityInteractor
+from model.plus.plus import ESDAPlus
+from model.plus.similarity import CHANNELS
 from model.released import ReleasedESDA, ReleasedImageEncoder, ReleasedInteractor, ReleasedLosses
 
 
@@ -37,6 +42,10 @@ def _interactor(sizes: Sizes, options) -> Interactor:
 BRANCHES = {"low_rank": lambda width, options: LowRankBranch(width, options.branch_rank)}
 INTERACTORS = {"esda": _interactor}
 DECODERS = {"convolutions": lambda sizes, options: MaskDecoder(sizes.width, options.dropout)}
+GUIDED = {"guided": lambda sizes, options: GuidedDecoder(sizes.width, options.dropout)}  # ESDA+ has both kinds
+
+TRAINED = ("esda", "plus")      # kinds of model that train.py trains
+READINGS = {"clip_prior": "output", "maskclip": "value", "naclip": "kk", "clearclip": "qq"}  # of model/clip/dense.py
 
 
 def build_esda(options, weights: ClipWeights) -> ESDA:
@@ -62,12 +71,40 @@ def build_esda(options, weights: ClipWeights) -> ESDA:
         CLIP_SCALE if weights.logit_scale is None else float(weights.logit_scale.exp()))
 
 
+def build_plus(options, weights: ClipWeights) -> ESDAPlus:
+    """ESDA+ on the given CLIP, options as for ``build_esda``. ``embed_classes`` then tells it the rivals."""
+    branch = _registered("branch", BRANCHES, options) if options.branch_rank else None
+    encoder, arguments = (VisionTransformer, {}) if branch is None else (ImageEncoder, {
+        "replace_indices": (), "branch": lambda width: branch(width, options),
+        "branch_indices": options.branch_indices, "prior_indices": options.prior_indices})
+    try:
+        image_encoder = build_vision(weights, options.size, encoder, **arguments)
+    except ValueError as error:
+        raise WeightsError(f"{error}; set it in the config for the CLIP in {options.clip}") from None
+    if branch is not None:
+        image_encoder.text_proj = None  # no text enters this encoder
+    encoder_width, embed_dim = image_encoder.proj.shape
+    width = options.interactor_width or encoder_width
+    if width % HEAD_WIDTH or width > encoder_width:
+        raise WeightsError(f"model.interactor_width={width} should be a multiple of {HEAD_WIDTH}, the width of a head, "
+                           f"and at most the image encoder's {encoder_width}")
+    channels = tuple(CHANNELS.index(name) for name in options.channels)
+    interactor = SimilarityInteractor(encoder_width, width, width // HEAD_WIDTH, len(options.maps) * len(channels),
+                                      options.map_kernel, options.interactor_layers)
+    sizes = Sizes(width, width // HEAD_WIDTH, embed_dim, weights.text["token_embedding.weight"].shape[1])
+    return ESDAPlus(build_text(weights), image_encoder, interactor,
+                    _registered("decoder", DECODERS | GUIDED, options)(sizes, options), options.pixel_mean,
+                    options.pixel_std, CLIP_SCALE if weights.logit_scale is None else float(weights.logit_scale.exp()),
+                    readings=tuple(options.maps), channels=channels, scale=options.map_scale,
+                    rival_drop=options.rival_drop)
+
+
 def build_losses(model: ESDA, loss, options) -> EsdaLosses:
     """The losses of ``model``. ``loss`` and ``options``: config sections ``loss`` and ``model``."""
     weights = {name: 1.0 if term.weight is None else getattr(loss, term.weight) for name, term in TERMS.items()}
     last = {len(model.image_encoder.transformer.resblocks) - 1}
-    for name, blocks in (("last", last), ("others", model.image_encoder.prior_indices - last)):
-        if not blocks & model.image_encoder.prior_indices:
+    for name, blocks in (("last", last), ("others", model.prior_indices - last)):
+        if not blocks & model.prior_indices:
             weights[name] = 0.0
     switches = {"reversed_sign": loss.sign == "released", "ignored_as_background": loss.ignored == "background",
                 "align_corners": options.align_corners}
@@ -80,10 +117,12 @@ def build_model(options, weights: ClipWeights | None = None) -> tuple[nn.Module,
     weights = (weights or read_clip(options.clip)).with_activation(options.activation, options.clip)
     if options.kind == "esda":
         return build_esda(options, weights), weights
+    if options.kind == "plus":
+        return build_plus(options, weights), weights
     clip = build_clip(weights, options.size).requires_grad_(False)
-    if options.kind in ("clip_prior", "maskclip"):
+    if options.kind in READINGS:
         return ClipPrior(clip, options.prior_threshold, options.pixel_mean, options.pixel_std,
-                         value_path=options.kind == "maskclip"), weights
+                         READINGS[options.kind]), weights
     model = Everything()
     model.text_encoder = clip.text
     return model, weights
@@ -95,6 +134,20 @@ def _registered(option: str, table: dict, options):
         near = difflib.get_close_matches(name, table, 1, 0)
         raise WeightsError(f"model.{option}={name!r} is none of {', '.join(table)}; did you mean {near[0]!r}?")
     return table[name]
+
+
+def embed_classes(model: nn.Module, names: list[str], seen: tuple[int, ...], options) -> TextEmbedding:
+    """``embed_names`` of a data set's classes, class id = place + 1.
+
+    ESDA+ is told its rivals on the way: of all these names those of the ``seen`` ids alone, and the background words.
+    """
+    text = embed_names(model.text_encoder, names, options)
+    if isinstance(model, ESDAPlus):
+        rivals = [text.cls[[i - 1 for i in seen if options.rivals == "seen"]]]
+        if options.background_words:
+            rivals.append(embed_names(model.text_encoder, options.background_words, options).cls)
+        model.set_rivals(torch.cat(rivals))
+    return text
 
 
 @torch.no_grad()

@@ -123,7 +123,16 @@ class ESDA(nn.Module):
 
         noise: rows of ``draw_noise``, for training; None: the decoder draws its own, and the text has none.
         """
-        return self.segment(self.image_encoder.before_text(self.normalise(images)), text, images.shape[2:], noise)
+        return self.segment(self.before_names(images), text, images.shape[2:], noise)
+
+    def before_names(self, images: Tensor) -> PartialEncoding:
+        """uint8 RGB (B, 3, S, S) to what is the same for every name."""
+        return self.image_encoder.before_text(self.normalise(images))
+
+    @property
+    def prior_indices(self) -> frozenset[int]:
+        """The image encoder's blocks whose similarity maps the losses can train."""
+        return self.image_encoder.prior_indices
 
     @property
     def patch(self) -> int:
@@ -151,23 +160,21 @@ class ESDA(nn.Module):
         """(B, 2, h, h) to (B, 2, *size) fp32."""
         return bilinear(logits, size)
 
-    def all_names(self, images: Tensor, text: TextEmbedding, chunk: int) -> Iterator[Tensor]:
+    def all_names(self, images: Tensor, text: TextEmbedding, chunk: int, shared=None) -> Iterator[Tensor]:
         """Look for all K names in each image, ``chunk`` of them at a time; for evaluation.
 
-        The patch embedding and the blocks before the text run once for all names.
+        What is the same for every name is computed once, or given as ``shared``, of ``before_names``.
         Yields (B, k, S, S): foreground minus background logit of the next k names.
         """
-        shared = self.image_encoder.before_text(self.normalise(images)).tokens  # (B, 1 + n, C)
-        count = len(text.cls)
+        shared, count = shared or self.before_names(images), len(text.cls)
         for first in range(0, count, chunk):
             names = torch.arange(first, min(first + chunk, count), device=images.device)
-            tokens = shared.repeat_interleave(len(names), dim=0)             # (B k, 1 + n, C)
-            partial, each = PartialEncoding(tokens, {}), text[names.repeat(len(images))]
-            logits = self.segment(partial, each, images.shape[2:]).logits
+            each = text[names.repeat(len(images))]                           # B k names
+            logits = self.segment(shared.repeat(len(names)), each, images.shape[2:]).logits
             yield (logits[:, 1] - logits[:, 0]).unflatten(0, (len(images), len(names)))
 
-    def clip_patches(self, images: Tensor) -> Tensor:
-        """uint8 RGB (B, 3, S, S) to CLIP's own patch embeddings, (B, n, D) unit vectors."""
+    def clip_patches(self, images: Tensor, shared: PartialEncoding) -> Tensor:
+        """uint8 RGB (B, 3, S, S) to CLIP's own patch embeddings, (B, n, D) unit vectors, by a pass without branches."""
         return self.image_encoder.clip_patches(self.normalise(images))
 
     def presence(self, patches: Tensor, evidence: Tensor, text: TextEmbedding, first: int) -> Tensor:

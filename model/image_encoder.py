@@ -29,6 +29,10 @@ class PartialEncoding(NamedTuple):
     tokens: Tensor
     blocks: dict[int, Tensor]
 
+    def repeat(self, names: int) -> "PartialEncoding":
+        """Each image ``names`` times in a row. In evaluation, where ``blocks`` is empty."""
+        return PartialEncoding(self.tokens.repeat_interleave(names, dim=0), {})
+
 
 class LowRankBranch(nn.Module):
     """x -> (x A) B over all tokens, A: C x r ~ N(0, 1), B: r x C = 0, so that training starts from CLIP itself."""

@@ -27,10 +27,17 @@ class MaskDecoder(nn.Module):
 
         factors: rows of ``draw``; None: drawn here. They are for training; in evaluation there is no dropout.
         """
-        tokens = torch.cat([patches, prior.flatten(2).transpose(1, 2).to(patches.dtype)], dim=2)  # (B, n, C + 1)
-        grid = tokens.transpose(1, 2).unflatten(2, prior.shape[2:])          # (B, C + 1, h, h), channels last in memory
         first, relu, _, last = self.cls
-        x = relu(first(self.res(grid)))                                      # (B, 64, h, h)
-        if self.training:
-            x = x * (self.draw(len(x)) if factors is None else factors).to(x.dtype)
-        return last(x)
+        x = relu(first(self.res(self.on_grid(patches, prior))))              # (B, 64, h, h)
+        return last(self.drop(x, factors))
+
+    def on_grid(self, patches: Tensor, prior: Tensor) -> Tensor:
+        """What the first convolution reads: (B, C + 1, h, h), channels last in memory."""
+        tokens = torch.cat([patches, prior.flatten(2).transpose(1, 2).to(patches.dtype)], dim=2)  # (B, n, C + 1)
+        return tokens.transpose(1, 2).unflatten(2, prior.shape[2:])
+
+    def drop(self, x: Tensor, factors: Tensor | None) -> Tensor:
+        """In training the channels of x (B, channels, h, h) times their factors."""
+        if not self.training:
+            return x
+        return x * (self.draw(len(x)) if factors is None else factors).to(x.dtype)

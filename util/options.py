@@ -79,8 +79,9 @@ class Augment:
 @dataclass
 class Model:
     """CLIP and what ESDA adds to it"""
-    kind: Literal["esda", "clip_prior", "maskclip", "everything"] = option(
-        "esda", "esda; without training: maskclip, clip_prior, everything (model/baselines.py)")
+    kind: Literal["esda", "plus", "clip_prior", "maskclip", "naclip", "clearclip", "everything"] = option(
+        "esda", "esda; plus: ESDA+ (docs/plus.md); without training: clip_prior, maskclip, naclip, clearclip, "
+        "everything (model/baselines.py)")
     clip: str = option("weights/ViT-B-16.pt", "CLIP's weights in any format of model/clip/weights.py. Only the place: "
                        "runs know the weights themselves by a fingerprint", numbers=False)
     activation: Literal["auto", "quickgelu", "gelu"] = option(
@@ -120,15 +121,35 @@ class Model:
         False, "torch's, where logits and similarity maps are upsampled and masks are resized for the prototypes; true "
         "in the released code. Of the position embedding it is false in either")
     decoder: str = option("convolutions", "design of the mask decoder, one of DECODERS there")
+    maps: list[Literal["output", "value", "kk", "qq"]] = option(
+        ["output", "value"], "plus: CLIP's similarity maps, readings of its last block (model/clip/dense.py); the "
+        "first one's lead is the prior")
+    channels: list[Literal["raw", "standardised", "lead"]] = option(
+        ["raw", "standardised", "lead"], "plus: what is read of each map (model/plus/similarity.py)")
+    map_scale: float = option(3.0, "plus: by which cosines, and their lead over a rival, enter the network", least=0,
+                              most=1e6)
+    map_kernel: Literal[1, 3, 7] = option(3, "plus: side of the convolution that reads the maps, in patches")
+    rivals: Literal["seen", "none"] = option(
+        "seen", "plus: names that each name is compared with: those of the fold's seen classes, or none. Never other "
+        "unseen names")
+    rival_drop: float = option(0.2, "plus: chance of each rival to be left out of a training sample", least=0, most=1)
+    background_words: list[str] = option([], "plus: further rivals, words for what is no object")
+    interactor_width: int = option(0, "plus: width of the interactor's blocks, a multiple of 64; 0: that of the image "
+                                   "encoder", least=0, most=65_536)
     dropout: float = option(0.1, "Dropout2d before the decoder's last convolution", least=0, most=1)
     prior_threshold: float = option(
-        0.5, "maskclip and clip_prior: where the min-max normalised map becomes foreground", least=0, most=1)
+        0.5, "clip_prior, maskclip, naclip, clearclip: where the min-max normalised map becomes foreground",
+        least=0, most=1)
 
     def __post_init__(self):
         try:
             fields = [rest for _, *rest in string.Formatter().parse(self.prompt) if rest[0] is not None]
         except ValueError:
             fields = []
+        for key in ("maps", "channels"):
+            given = getattr(self, key)
+            if not given or len(set(given)) < len(given):
+                raise UserError(f"model.{key}={given} should name at least one, and each once")
         if fields != [["", "", None]]:
             raise UserError(f"model.prompt={self.prompt!r} should hold {{}} once, where the class name goes")
 
@@ -172,6 +193,9 @@ class Train:
     text_noise: float = option(
         0.0, "Gaussian noise on the text that the interactor reads in training, as a share of its length; not "
         "published: keeps few seen names from being learned by heart (README, what Shapes-5i shows)", least=0, most=1e6)
+    ema: float = option(
+        0.0, "share that the mean of the weights keeps at a step (util/training/ema.py); it is the mean that is "
+        "scored and saved. 0: no mean, as published", least=0, most=0.99999)
     patience: int = option(75, "epochs without a better mIoU, unseen or seen as `select` says, until training stops",
                            least=1, most=10**6)
     select: Literal["unseen", "seen", "last"] = option(
@@ -254,3 +278,16 @@ class Config:
             name = getattr(self, key)
             if "/" in name or name in (".", "..") or not name and key != "run":
                 raise UserError(f"{key}={name!r} names a folder of EXP/DATASET/ARCH/foldK/RUN/: one name without '/'")
+        if self.model.kind == "plus":
+            self._require_plus()
+
+    def _require_plus(self) -> None:
+        """ESDA+ has no text but its similarity, and no maps that train without branches."""
+        for section, key, off in (("model", "replace_indices", []), ("model", "cls_twice", False),
+                                  ("model", "token_order", "described"), ("model", "align_corners", False),
+                                  ("loss", "last", 0), ("train", "text_noise", 0)):
+            if getattr(getattr(self, section), key) != off:
+                raise UserError(f"{section}.{key} has no effect on model.kind=plus; set {section}.{key}={off}")
+        if self.loss.others and not self.model.branch_rank:
+            raise UserError(f"loss.others={self.loss.others} trains nothing of a frozen encoder; set loss.others=0, or "
+                            f"model.branch_rank=2 for trainable branches")

@@ -56,7 +56,7 @@ def convert(value, kind, name: str, where: str, about: typing.Mapping, nested: t
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         return nested(kind, value, f"{where}: {name}")
     if origin is list:
-        wanted = f"a list of {arguments[0].__name__}"
+        wanted = f"a list of {getattr(arguments[0], '__name__', 'words')}"
         if isinstance(value, list):
             if about.get("length") not in (None, len(value)):
                 raise UserError(f"{where}: {name}={show(value)} should be {about['length']} numbers")

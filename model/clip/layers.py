@@ -52,11 +52,16 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        batch, length, width = x.shape
+        return self.merge(attend(*self.heads_of(x), mask))
+
+    def heads_of(self, x: Tensor) -> Tensor:
+        """(B, N, C) to q, k and v of each head: (3, B, heads, N, C/heads)."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)                 # (B, N, 3C)
-        q, k, v = qkv.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B, heads, N, C/heads)
-        mixed = attend(q, k, v, mask)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+        return qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+
+    def merge(self, mixed: Tensor) -> Tensor:
+        """(B, heads, N, C/heads) to (B, N, C)."""
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):

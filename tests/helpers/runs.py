@@ -73,14 +73,14 @@ def complains(result: subprocess.CompletedProcess, *expected) -> None:
         assert str(text) in lines[-1], f"{text!r} is not in {lines[-1]!r}"
 
 
-def run_folder(exp: Path) -> Path:
-    return next((exp / "shapes" / "esda" / "fold0").iterdir())
+def run_folder(exp: Path, arch: str = "esda") -> Path:
+    return next((exp / "shapes" / arch / "fold0").iterdir())
 
 
-def train(run_script, options, exp, *more) -> Path:
-    done = run_script("train.py", "--config", CONFIG, *options, f"exp={exp}", *more)
+def train(run_script, options, exp, *more, config: str = CONFIG) -> Path:
+    done = run_script("train.py", "--config", config, *options, f"exp={exp}", *more)
     assert done.returncode == 0, done.stderr
-    return run_folder(exp)
+    return run_folder(exp, Path(config).stem)
 
 
 def scores(folder: Path) -> dict:
@@ -105,8 +105,8 @@ def same(a: Path, b: Path) -> None:
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
-def start(options, exp, *more) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "train.py", "--config", CONFIG, *options, f"exp={exp}", *more], cwd=ROOT,
+def start(options, exp, *more, config: str = CONFIG) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "train.py", "--config", config, *options, f"exp={exp}", *more], cwd=ROOT,
                             env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, text=True, start_new_session=True)
 

@@ -4,7 +4,6 @@ import shutil
 import pytest
 import torch
 
-from model.baselines import ClipPrior
 from model.build import build_esda
 from model.clip.clip import CLIP
 from model.clip.layers import attend
@@ -209,24 +208,6 @@ def test_text_can_start_where_clip_would_look_for_it():
         centred = (out.patches - out.patches.mean(-1, keepdim=True)) @ out.text[:, :, None]
         spread = out.patches.std(-1, keepdim=True, correction=0)
     assert torch.allclose(centred / spread, by_clip, atol=1e-3)
-
-
-def test_the_value_path_lets_no_patch_hear_of_another():
-    """With its last block's attention on itself, a patch depends on others only through the blocks before."""
-    torch.manual_seed(4)
-    clip = CLIP(VisionTransformer(32, 8, 64, 1, 1, 12), TextEncoder(50, 10, 64, 1, 1, 12)).eval()
-    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    changed = images.clone()
-    changed[..., 16:, 16:] = 0  # the last quarter: patches 10, 11, 14, 15
-    text = TextEmbedding(torch.randn(1, 12), torch.randn(1, 10, 64), torch.ones(1, 10, dtype=torch.bool))
-    same = [i for i in range(16) if i not in (10, 11, 14, 15)]
-    with torch.no_grad():
-        for value_path, unmoved in ((True, True), (False, False)):
-            model = ClipPrior(clip, 0.5, [0.5] * 3, [0.5] * 3, value_path)
-            before, after = (model(x, text).patches[0, same] for x in (images, changed))
-            assert torch.equal(before, after) == unmoved
-    plain = ClipPrior(clip, 0.5, [0.5] * 3, [0.5] * 3)(images, text).patches
-    torch.testing.assert_close(plain, clip.visual((images / 255 - 0.5) / 0.5)[:, 1:])
 
 
 @pytest.mark.parametrize("mask", ["none", "keys", "causal"])

@@ -105,7 +105,7 @@ def test_the_name_floor_gives_every_class_the_same_word(run_script, tiny_options
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("baseline", ["everything", "clip_prior", "maskclip"])
+@pytest.mark.parametrize("baseline", ["everything", "clip_prior", "maskclip", "naclip", "clearclip"])
 def test_baselines_need_no_training(baseline, run_script, tiny_options, tmp_path):
     done = run_script("test.py", "--config", f"config/shapes/{baseline}.yaml", *tiny_options, f"exp={tmp_path}")
     assert done.returncode == 0, done.stderr

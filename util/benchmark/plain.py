@@ -23,6 +23,7 @@ class PlainAttention(nn.MultiheadAttention):
     def __init__(self, ours: Attention):
         super().__init__(len(ours.out_proj.bias), ours.heads, device="meta")
         self.in_proj_weight, self.in_proj_bias, self.out_proj = ours.in_proj_weight, ours.in_proj_bias, ours.out_proj
+        self.heads_of, self.merge = ours.heads_of, ours.merge                # which dense CLIP uses one by one
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """As Attention.forward; mask (N, N) or (B, 1, 1, N), True where a key is visible."""
@@ -41,10 +42,14 @@ def make_plain(model: nn.Module) -> None:
     model.all_names = partial(_all_names, model)
 
 
-def _all_names(model: nn.Module, images: Tensor, text: "EncodedEachTime", chunk: int) -> Iterator[Tensor]:
-    """As ESDA.all_names: (B, 1, S, S), foreground minus background logit of one name after another."""
+def _all_names(model: nn.Module, images: Tensor, text: "EncodedEachTime", chunk: int, shared) -> Iterator[Tensor]:
+    """As ESDA.all_names: (B, 1, S, S), foreground minus background logit of one name after another.
+
+    ``shared`` serves the first name, as it is there; the others start from the image again.
+    """
     for k in range(len(text.cls)):
-        logits = model(images, text[torch.full((len(images),), k, device=images.device)]).logits
+        named = text[torch.full((len(images),), k, device=images.device)]
+        logits = (model(images, named) if k else model.segment(shared, named, images.shape[2:])).logits
         yield logits[:, 1:] - logits[:, :1]
 
 

@@ -14,7 +14,7 @@ from data.folds import classes_of
 from data.loader import Loader
 from data.samples import exhaustive
 from model import IGNORE
-from model.build import build_losses, build_model, embed_names
+from model.build import build_losses, build_model, embed_classes
 from model.clip.clip import CLIP
 from model.clip.text_encoder import TextEncoder
 from model.clip.tokenizer import Tokenizer
@@ -78,6 +78,7 @@ class Variant:
         self.data, self.autocast = FoldData(cfg), autocast(device, self.precision)
         self.model = build_model(cfg.model, weights)[0].to(device)
         self.names, encoder = self.data.classes.names, self.model.text_encoder
+        text = embed_classes(self.model, self.names, self.data.seen, cfg.model).to(device)
         self.losses = self.optimizer = None
         if any(p.requires_grad for p in self.model.parameters()):
             self.losses = build_losses(self.model, cfg.loss, cfg.model)
@@ -92,7 +93,6 @@ class Variant:
                               encoder.context_length).to(device)
             self.text_of = lambda rows: EncodedEachTime(encoder, ids[rows])
         else:
-            text = embed_names(encoder, self.names, cfg.model).to(device)
             self.text_of = lambda rows: text[rows]
             place(self.model, self.cfg, device)
         self.text = self.text_of(range(len(self.names)))

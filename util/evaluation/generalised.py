@@ -46,8 +46,9 @@ class Labeller:
         with evaluation_mode(model):
             for places, images in windows(batch, self.fit, model, self.device, self.autocast):
                 with self.autocast:
-                    patches, first = model.clip_patches(images), 0
-                    for evidence in model.all_names(images, text, self._names_at_once(images, names)):
+                    shared, first = model.before_names(images), 0
+                    patches = model.clip_patches(images, shared)
+                    for evidence in model.all_names(images, text, self._names_at_once(images, names), shared):
                         likely = model.presence(patches, evidence, text, first)  # (b, k), at most 0
                         strongest.add(places, first, evidence + self.presence * likely[..., None, None])
                         first += evidence.shape[1]

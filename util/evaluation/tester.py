@@ -2,7 +2,7 @@
 import sys
 
 from data.fold import FoldData
-from model.build import build_model, embed_names
+from model.build import TRAINED, build_model, embed_classes
 from model.clip.weights import read_clip
 from util.config import Config
 from util.results.final import final_test, table, where
@@ -32,7 +32,7 @@ def test(cfg: Config) -> None:
     model, clip = build_model(cfg.model, clip)
     if weights:
         checkpoint.restore(model, weights.saved, weights.file, clip.fingerprint)
-    text = embed_names(model.text_encoder, data.classes.names, cfg.model).to(device)
+    text = embed_classes(model, data.classes.names, data.seen, cfg.model).to(device)
     run = Run.start(cfg, "-test", processes)
     results = final_test(place(model, cfg, device), text, data, cfg, run, device, autocast(device, cfg.precision),
                          cfg.weights, clip.fingerprint, about)
@@ -44,7 +44,7 @@ def test(cfg: Config) -> None:
 
 def _weights(cfg: Config) -> TrainedWeights | None:
     """The checkpoint to test; None for a baseline, which has none."""
-    if cfg.model.kind != "esda":
+    if cfg.model.kind not in TRAINED:
         if cfg.weights:
             raise UserError(f"model.kind={cfg.model.kind} has no weights of its own; leave weights= away")
         return None

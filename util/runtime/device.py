@@ -70,7 +70,7 @@ def place(model: torch.nn.Module, cfg, device: torch.device) -> torch.nn.Module:
 
     Raises UserError if torch.compile would find no C++ compiler.
     """
-    if cfg.model.kind == "esda":
+    if hasattr(model, "cast_frozen"):  # no baseline
         if computes_in_bf16(device, cfg.precision):
             model.cast_frozen(torch.bfloat16)
         if cfg.train.checkpoint_blocks:

@@ -8,7 +8,7 @@ import torch
 
 from data.fold import FoldData
 from data.samples import distinct, spread
-from model.build import build_losses, build_model, embed_names
+from model.build import TRAINED, build_losses, build_model, embed_classes
 from model.clip.weights import read_clip
 from model.losses import TERMS
 from util.config import Config, to_dict
@@ -26,6 +26,7 @@ from util.runtime.errors import UserError
 from util.runtime.processes import Processes
 from util.runtime.progress import progress
 from util.runtime.stop import Stopped, StopRequest
+from util.training.ema import Average
 from util.training.loop import Progress, require_finite, train_one_epoch
 from util.training.optim import make_optimizer, restore_optimizer
 from util.training.resume import progress_of, read_run, require_numbers, require_scores, started_from, understood
@@ -35,7 +36,7 @@ class Trainer:
     """Joins data, model and engine, and decides what is saved, logged and best."""
 
     def __init__(self, cfg: Config, stop: StopRequest):
-        if cfg.model.kind != "esda":
+        if cfg.model.kind not in TRAINED:
             raise UserError(f"model.kind={cfg.model.kind} has nothing to train; run test.py with this config")
         self.device = pick_device(cfg.device)
         self.processes = Processes.join(self.device, stop)  # usually this one alone
@@ -59,9 +60,10 @@ class Trainer:
         self.clip = clip.fingerprint
         if start:
             checkpoint.restore(self.model, start.saved, start.file, self.clip)
-        self.text = embed_names(self.model.text_encoder, self.data.classes.names, cfg.model).to(self.device)
+        self.text = embed_classes(self.model, self.data.classes.names, self.data.seen, cfg.model).to(self.device)
         place(self.model, cfg, self.device)
         self.optimizer = make_optimizer(self.model, cfg.train)
+        self.average = Average(self.model, cfg.train.ema)
         self.losses_of = build_losses(self.model, cfg.loss, cfg.model)
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
         self.at, self.last_scores, self.seconds = Progress(), None, 0.0
@@ -98,6 +100,9 @@ class Trainer:
         checkpoint.restore(self.model, saved, file, self.clip)
         with understood(file, "at"):
             self.at = progress_of(saved["at"], self.batches.batches, self.cfg.train.epochs, self.losses_of.weights)
+        if self.cfg.train.ema:
+            with understood(file, "average"):
+                self.average.restore(saved["average"])
         with understood(file, "optimizer"):
             restore_optimizer(self.optimizer, saved["optimizer"])
         with understood(file, "rng"):
@@ -116,7 +121,7 @@ class Trainer:
 
     def _weights(self) -> dict:
         epoch = self.at.epoch if self.at.step else max(0, self.at.epoch - 1)  # the one the weights come from
-        state = self.model.trainable_state()
+        state = {**self.model.trainable_state(), **self.average.weights()}
         require_finite({name: tensor.abs().max().item() for name, tensor in state.items()}, epoch, self.at.step - 1,
                        self.batches.batches)
         return {"model": state, "epoch": epoch, "clip": self.clip,
@@ -127,7 +132,8 @@ class Trainer:
         cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
         self.run.write_checkpoint("last.pt", {
             **self._weights(), "at": vars(self.at).copy(), "optimizer": self.optimizer.state_dict(), "best": self.best,
-            "last_scores": self.last_scores, "seconds": self.seconds, "rng": torch.get_rng_state(), "cuda_rng": cuda})
+            "last_scores": self.last_scores, "seconds": self.seconds, "rng": torch.get_rng_state(), "cuda_rng": cuda,
+            "average": self.average.state()})
         self.saved = time.monotonic()
 
     def train_epoch(self) -> None:
@@ -139,6 +145,7 @@ class Trainer:
         images = seconds = 0
         with self.stop:
             for step in bar:
+                self.average.update()
                 images, seconds = images + step["images"], seconds + step["seconds"]
                 self.seconds += step["seconds"]
                 bar.set_postfix(loss=f"{step['losses']['loss']:.3f}")
@@ -187,7 +194,8 @@ class Trainer:
         while self.at.epoch < cfg.epochs and not self._out_of_patience():
             self.train_epoch()
             self.save()  # if evaluation is cut off, it starts again from here
-            self.last_scores = self.evaluate_epoch()
+            with self.average.in_place():
+                self.last_scores = self.evaluate_epoch()
             for rule, best in self.best.items():
                 score = SELECTIONS[rule].score
                 if self.last_scores[score] > (-math.inf if best is None else best[score]):  # which NaN never is

@@ -383,7 +383,9 @@ def fold_0(name: str, root: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 @pytest.mark.slow
-def test_grey_cmyk_and_turned_jpegs_are_trained_and_tested_on(each, run_script, options_for, tmp_path):
+@pytest.mark.parametrize("config, own",
+                         [("esda", "model.replace_indices=[1,2,3]"), ("plus", "model.interactor_width=0")])
+def test_grey_cmyk_and_turned_jpegs_are_trained_and_tested_on(config, own, each, run_script, options_for, tmp_path):
     """Each training image of fold 0 once, in two steps, then the final test; all at the published threshold."""
     def kinds(names: list[str]) -> set:
         images = [Image.open(root / name) for name in names]
@@ -392,13 +394,13 @@ def test_grey_cmyk_and_turned_jpegs_are_trained_and_tested_on(each, run_script, 
     root = Path(shutil.copytree(each.made, tmp_path / "set"))  # which gets an index
     train, val, unseen = fold_0(each.name, root)
     assert kinds(train) == kinds(val) == {("RGB", None), ("L", None), ("CMYK", None), ("RGB", miniature.TURNED)}
-    options = ["--config", f"config/{each.name}/esda.yaml", *options_for(root, tmp_path / "exp"),
-               "data.min_pixels=2048", "model.replace_indices=[1,2,3]", "train.epochs=1", "train.epoch_samples=0",
+    options = ["--config", f"config/{each.name}/{config}.yaml", *options_for(root, tmp_path / "exp"),
+               "data.min_pixels=2048", own, "train.epochs=1", "train.epoch_samples=0",
                "train.batch_size=4", "eval.samples=16"]
     done = run_script("train.py", *options, "run=mini")
     assert done.returncode == 0, done.stderr
     assert len(train) == 8 and "8 training images" in done.stdout and "2 iterations an epoch" in done.stdout
-    folder = tmp_path / "exp" / each.name / "esda" / "fold0"
+    folder = tmp_path / "exp" / each.name / config / "fold0"
     done = run_script("test.py", *options, f"weights={folder}/mini/checkpoints/best.pt", "run=final")
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "final" / "results.json").read_text())

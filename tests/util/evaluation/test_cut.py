@@ -37,7 +37,7 @@ def pictures(tmp_path_factory):
     return root, read_index(root, root / "list.txt", 3)
 
 
-@pytest.fixture(scope="module", params=["esda", "maskclip", "everything"])
+@pytest.fixture(scope="module", params=["esda", "maskclip", "naclip", "everything"])
 def kind(request):
     return request.param
 

@@ -53,7 +53,7 @@ def test_presence_is_clips_own_verdict_on_the_region(model_and_text, tiny_clip):
     size = 64 // side
     evidence = torch.full((2, 3, 64, 64), -50.0)
     evidence[:, :, :size, :2 * size] = 50.0                      # the first two patches
-    found = model.presence(model.clip_patches(images), evidence, text, first=4)
+    found = model.presence(model.clip_patches(images, None), evidence, text, first=4)
     names = torch.nn.functional.normalize(text.cls, dim=-1)
     region = torch.nn.functional.normalize(patches[:, 0] + patches[:, 1], dim=-1)
     expected = (clip.logit_scale.exp() * region @ names.T).log_softmax(-1)[:, 4:7]
@@ -67,13 +67,18 @@ class Known(torch.nn.Module):
         super().__init__()
         self.absent = absent
 
-    def all_names(self, images, text, chunk):
+    def before_names(self, images):
+        return "shared"
+
+    def all_names(self, images, text, chunk, shared):
+        assert shared == "shared"
         evidence = torch.full((len(images), 3, 4, 4), -1.0)
         evidence[:, 0, :2, :2], evidence[:, 1, :2, 2:], evidence[:, 2, :3] = 1.0, 1.0, 2.0
         for first in range(0, 3, chunk):
             yield evidence[:, first:first + chunk]
 
-    def clip_patches(self, images):
+    def clip_patches(self, images, shared):
+        assert shared == "shared"
         return images
 
     def presence(self, patches, evidence, text, first):

@@ -1,0 +1,61 @@
+"""Dense CLIP without training: embeddings of single patches, by other readings of the last attention.
+
+CLIP is trained on the joint embedding of [CLS] alone. Its last block mixes the patches for that purpose, so a patch
+after it tells little of its own place. All readings share the other blocks. They differ in the last one, for its input
+x (B, 1 + n, C) and q, k, v of ln_1(x), per head of width d:
+
+    output  the block as it is: y + MLP(ln_2(y)) with y = x + out(softmax(q k^T / sqrt(d)) v)
+    value   the same with y = x + out(v): each token attends to itself (MaskCLIP, Zhou 2022, section 3.2, which has no
+            residual and no MLP here; we keep both)
+    kk      out(softmax(k k^T / sqrt(d) + w) v), no residual, no MLP; w = exp(-|a - b|^2 / (2 * 5^2)) for patches at the
+            places a and b of the grid, 0 where one is [CLS] (NACLIP, Hajimiri 2025)
+    qq      out(softmax(q q^T / sqrt(d)) v), no residual, no MLP (ClearCLIP, Lan 2024)
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.clip.vision_transformer import VisionTransformer
+
+READINGS = ("output", "value", "kk", "qq")
+NEIGHBOURHOOD = 5.0     # patches, the standard deviation of the Gaussian in kk (NACLIP)
+
+
+class DenseEmbedding(NamedTuple):
+    """tokens (B, 1 + n, C): after the last block; joint (B, V, n, D): V readings of the patches, unit vectors, fp32."""
+    tokens: Tensor
+    joint: Tensor
+
+
+@torch.no_grad()
+def dense_clip(visual: VisionTransformer, images: Tensor, readings: tuple[str, ...] = ("output",)) -> DenseEmbedding:
+    """One pass of CLIP's image encoder over normalised images (B, 3, H, W), read in each of ``readings``."""
+    x = visual.embed(images)                                                 # (B, 1 + n, C)
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        x = block(x)
+    tokens = last(x)
+    q, k, v = last.attn.heads_of(last.ln_1(x))                               # 3 x (B, heads, 1 + n, d)
+    joint = []
+    for reading in readings:
+        if reading == "output":
+            y = tokens
+        elif reading == "value":
+            y = x + last.attn.merge(v)
+            y = y + last.mlp(last.ln_2(y))
+        elif reading == "kk":
+            near = neighbourhood(*visual.grid_of(images.shape[2:]), x.device)
+            y = last.attn.merge(F.scaled_dot_product_attention(k, k, v, attn_mask=near.to(k.dtype)))
+        else:
+            y = last.attn.merge(F.scaled_dot_product_attention(q, q, v))
+        joint.append(F.normalize(visual.project(y[:, 1:]).float(), dim=-1))  # (B, n, D)
+    return DenseEmbedding(tokens, torch.stack(joint, dim=1))
+
+
+def neighbourhood(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """(1 + n, 1 + n): what ``kk`` adds to the scores of [CLS] and n = height * width patches."""
+    places = torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device))  # (n, 2)
+    squared = (places[:, None] - places).square().sum(dim=2)                 # (n, n)
+    return F.pad(torch.exp(-squared / (2 * NEIGHBOURHOOD ** 2)), (1, 0, 1, 0))

@@ -1,0 +1,138 @@
+"""ESDA+: the name is read through CLIP's own similarity, and nowhere else. The forward reads like docs/plus.md.
+
+A frozen CLIP knows, if dimly, which patches a name fits, even a name that was never trained on. ESDA+ learns to make
+whole objects of that. Its trained parts never see the name's embedding, so they cannot learn the seen names by heart.
+"""
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.clip.dense import dense_clip
+from model.clip.text_encoder import TextEmbedding, TextEncoder
+from model.clip.vision_transformer import VisionTransformer
+from model.esda import CLIP_SCALE, ESDA, Segmentation
+from model.image_encoder import ImageEncoder, PartialEncoding
+from model.plus.interactor import SimilarityInteractor
+from model.plus.similarity import min_max, others_than, similarity_channels
+from model.similarity import bilinear
+
+
+class Views(NamedTuple):
+    """All that ESDA+ takes from B images before it is given a name: the same for every name.
+
+    patches (B, n, width): for the interactor; joint (B, V, n, D): CLIP's V readings of them, unit vectors;
+    rivals (B, V, n, R): cosines of these with the rival names; guide: image features, where the decoder uses some;
+    encoding: tokens (B, 1 + n, C) of the image encoder and its earlier blocks, for the spatial distribution losses.
+    """
+    patches: Tensor
+    joint: Tensor
+    rivals: Tensor
+    guide: tuple[Tensor, ...]
+    encoding: PartialEncoding
+
+    def repeat(self, names: int) -> "Views":
+        """Each image ``names`` times in a row. In evaluation, where no losses need the encoder's blocks."""
+        patches, joint, rivals, *guide = (part.repeat_interleave(names, dim=0)
+                                          for part in (self.patches, self.joint, self.rivals, *self.guide))
+        return Views(patches, joint, rivals, tuple(guide), self.encoding.repeat(names))
+
+
+class PlusNoise(NamedTuple):
+    """Everything random in a training step, a row for each sample. decoder: as of Noise; rivals (B, R): which count."""
+    decoder: Tensor | None
+    rivals: Tensor
+
+    def __getitem__(self, rows) -> "PlusNoise":
+        return PlusNoise(None if self.decoder is None else self.decoder[rows], self.rivals[rows])
+
+
+class ESDAPlus(ESDA):
+    """Wires the parts together; model/build.py makes them from the config.
+
+    image_encoder: CLIP's, frozen; or an ImageEncoder with trainable branches and without text navigation. The maps are
+        always those of CLIP alone: with branches it runs a second time.
+    readings: names in model/clip/dense.py, the maps in order; the first one's lead is the prior.
+    channels: which of similarity_channels are used of each map, places from 0.
+    scale: of cosines in the channels. rival_drop: chance of each rival to be left out of a training sample.
+    """
+
+    def __init__(self, text_encoder: TextEncoder, image_encoder: VisionTransformer, interactor: SimilarityInteractor,
+                 decoder: nn.Module, pixel_mean: list[float], pixel_std: list[float], logit_scale: float = CLIP_SCALE,
+                 *, readings: tuple[str, ...], channels: tuple[int, ...], scale: float, rival_drop: float):
+        super().__init__(text_encoder, image_encoder, interactor, decoder, pixel_mean, pixel_std, logit_scale)
+        self.readings, self.channels, self.scale, self.rival_drop = readings, channels, scale, rival_drop
+        self.register_buffer("rivals", None, persistent=False)               # (R, D) unit vectors
+
+    @property
+    def trains_encoder(self) -> bool:
+        return isinstance(self.image_encoder, ImageEncoder)
+
+    @property
+    def prior_indices(self) -> frozenset[int]:
+        """Blocks with branches, the last one excepted: the prior is that of the frozen CLIP."""
+        if not self.trains_encoder:
+            return frozenset()
+        return self.image_encoder.prior_indices - {len(self.image_encoder.transformer.resblocks) - 1}
+
+    def freeze_clip(self) -> None:
+        self.text_encoder.requires_grad_(False)
+        self.image_encoder.requires_grad_(False)
+        if self.trains_encoder:
+            self.image_encoder.branches.requires_grad_(True)
+
+    def set_rivals(self, names: Tensor) -> None:
+        """The embeddings (R, D) of the names that every name is compared with: those of the fold's *seen* classes.
+
+        An unseen name must not be among them, or the model would know the names of the test. A name is no rival of its
+        own, so the seen names' list serves them all.
+        """
+        self.rivals = F.normalize(names.detach().float(), dim=-1)
+
+    def draw_noise(self, batch: int, text: TextEmbedding, text_share: float = 0.0) -> PlusNoise:
+        """As ESDA's. The text has no noise: only its similarity is read."""
+        kept = torch.rand(batch, len(self.rivals), device=self.rivals.device) >= self.rival_drop
+        return PlusNoise(super().draw_noise(batch, text).decoder, kept)
+
+    def before_names(self, images: Tensor) -> Views:
+        """uint8 RGB (B, 3, S, S): one pass of the frozen CLIP, and what is made of it for all names."""
+        if self.rivals is None:
+            raise RuntimeError("set_rivals tells ESDA+ the seen names before it is given images")
+        pixels = self.normalise(images)
+        clip = dense_clip(self.image_encoder, pixels, self.readings)
+        encoding = self.image_encoder.before_text(pixels) if self.trains_encoder else PartialEncoding(clip.tokens, {})
+        patches = self.interactor.narrow(encoding.tokens[:, 1:])             # (B, n, width)
+        guide = self.decoder.guide(pixels) if hasattr(self.decoder, "guide") else ()
+        with torch.autocast(images.device.type, enabled=False):
+            rivals = clip.joint @ self.rivals.T                              # (B, V, n, R)
+        return Views(patches, clip.joint, rivals, guide, encoding)
+
+    def segment(self, views: Views, text: TextEmbedding, size: tuple[int, int],
+                noise: PlusNoise | None = None) -> Segmentation:
+        """From B images to the masks of B names, at the input's ``size``."""
+        grid = self.image_encoder.grid_of(size)
+        maps = self.similarity(views, text, noise)                           # (B, V, 3, n)
+        prior = min_max(maps[:, 0, 2]).unflatten(1, grid)[:, None]           # (B, 1, h, w)
+        maps = maps[:, :, self.channels].flatten(1, 2).unflatten(2, grid)    # (B, V * channels, h, w)
+        patches = self.interactor(views.patches, maps)                       # (B, n, width)
+        factors = () if noise is None or noise.decoder is None else (noise.decoder,)
+        guide = {"guide": views.guide} if views.guide else {}
+        logits = self.decoder(patches, prior, *factors, **guide)             # (B, 2, h, w), or finer where guided
+        return Segmentation(bilinear(logits, size), prior, views.encoding.tokens[:, 1:], views.encoding.blocks)
+
+    def similarity(self, views: Views, text: TextEmbedding, noise: PlusNoise | None = None) -> Tensor:
+        """The three channels of each map, (B, V, 3, n) fp32: the only place where the name is read."""
+        with torch.autocast(views.joint.device.type, enabled=False):
+            name = F.normalize(text.cls.float(), dim=-1)                     # (B, D)
+            match = (views.joint @ name[:, None, :, None])[..., 0]           # (B, V, n)
+            allowed = others_than(name, self.rivals)                         # (B, R)
+            if noise:
+                allowed = allowed & noise.rivals
+            return similarity_channels(match, views.rivals, allowed, self.scale)
+
+    def clip_patches(self, images: Tensor, shared: Views) -> Tensor:
+        """As ESDA's, but without another pass of CLIP where the output is among the maps."""
+        if "output" in self.readings:
+            return shared.joint[:, self.readings.index("output")]
+        return dense_clip(self.image_encoder, self.normalise(images)).joint[:, 0]

@@ -1,0 +1,92 @@
+"""Dense CLIP: each reading of the last block against its formula, a few lines over single heads and places."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.clip.dense import READINGS, dense_clip, neighbourhood
+from model.clip.vision_transformer import VisionTransformer
+
+SIDE, PATCH, WIDTH, HEADS = 48, 8, 64, 2
+
+
+@pytest.fixture(scope="module")
+def encoder() -> VisionTransformer:
+    torch.manual_seed(0)
+    encoder = VisionTransformer(SIDE, PATCH, WIDTH, 3, HEADS, 12).eval()
+    for parameter in encoder.parameters():
+        parameter.data += 0.02 * torch.randn_like(parameter)  # no bias of zero and no norm of one
+    return encoder
+
+
+def by_formula(encoder: VisionTransformer, images: torch.Tensor, reading: str, grid: tuple[int, int]) -> torch.Tensor:
+    """The joint embedding of each patch, one head and one query at a time, in double precision."""
+    with torch.no_grad():
+        x = encoder.embed(images)
+        for block in encoder.transformer.resblocks[:-1]:
+            x = block(x)
+        last = encoder.transformer.resblocks[-1]
+        x, last = x.double(), last.double()
+        weight, bias = last.attn.in_proj_weight, last.attn.in_proj_bias
+        q, k, v = (last.ln_1(x) @ weight.T + bias).chunk(3, dim=-1)
+        d = WIDTH // HEADS
+        mixed = torch.zeros_like(x)
+        for head in range(HEADS):
+            at = slice(head * d, (head + 1) * d)
+            left, right = {"output": (q, k), "kk": (k, k), "qq": (q, q), "value": (q, k)}[reading]
+            for i in range(x.shape[1]):
+                score = (right[:, :, at] * left[:, i:i + 1, at]).sum(-1) / d ** 0.5            # (B, N)
+                for j in range(x.shape[1]):
+                    if reading == "kk" and i and j:
+                        (a, b), (c, e) = divmod(i - 1, grid[1]), divmod(j - 1, grid[1])
+                        score[:, j] += torch.exp(torch.tensor(-((a - c) ** 2 + (b - e) ** 2) / 50.0))
+                    if reading == "value" and i != j:
+                        score[:, j] = -torch.inf
+                mixed[:, i, at] = (score.softmax(1)[..., None] * v[:, :, at]).sum(1)
+        y = last.attn.out_proj(mixed)
+        if reading in ("output", "value"):
+            y = x + y
+            y = y + last.mlp(last.ln_2(y))
+        last.float()
+        return F.normalize(F.layer_norm(y[:, 1:].float(), (WIDTH,), encoder.ln_post.weight, encoder.ln_post.bias)
+                           @ encoder.proj, dim=-1)
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("height", [SIDE, SIDE - PATCH])  # a square, and the part of it that `cut` leaves
+def test_each_reading_is_its_formula(reading, height, encoder):
+    images = torch.randn(2, 3, height, SIDE)
+    found = dense_clip(encoder, images, (reading,)).joint[:, 0]
+    expected = by_formula(encoder, images, reading, (height // PATCH, SIDE // PATCH))
+    assert torch.allclose(found, expected, atol=2e-6)
+
+
+def test_readings_differ_and_come_in_the_order_asked_for(encoder):
+    images = torch.randn(1, 3, SIDE, SIDE)
+    tokens, joint = dense_clip(encoder, images, READINGS)
+    assert joint.shape == (1, 4, 36, 12) and torch.equal(tokens, encoder(images))
+    assert not joint.requires_grad and not tokens.requires_grad
+    for k, reading in enumerate(READINGS):
+        alone = dense_clip(encoder, images, (reading,)).joint[:, 0]
+        assert torch.equal(joint[:, k], alone)
+        assert all((joint[:, other] - alone).abs().max() > 1e-3 for other in range(4) if other != k)
+
+
+def test_the_neighbourhood_falls_off_with_a_deviation_of_five_patches():
+    near = neighbourhood(2, 12)
+    assert near.shape == (25, 25) and torch.equal(near, near.T)
+    assert not near[0].any() and near[1, 1] == 1  # [CLS] is nowhere
+    assert near[1, 6].item() == pytest.approx(2.718281828 ** -0.5)  # five to the right
+    assert near[1, 13].item() == pytest.approx(2.718281828 ** -0.02)  # one below
+
+
+def test_the_value_path_lets_no_patch_hear_of_another():
+    """With its last block's attention on itself, a patch depends on others only through the blocks before."""
+    torch.manual_seed(4)
+    encoder = VisionTransformer(32, 8, 64, 1, 1, 12).eval()
+    images = torch.randn(1, 3, 32, 32)
+    changed = images.clone()
+    changed[..., 16:, 16:] = 0  # the last quarter: patches 10, 11, 14, 15
+    same = [i for i in range(16) if i not in (10, 11, 14, 15)]
+    for reading in READINGS:
+        before, after = (dense_clip(encoder, x, (reading,)).joint[0, 0, same] for x in (images, changed))
+        assert torch.equal(before, after) == (reading == "value")
