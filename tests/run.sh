@@ -8,4 +8,6 @@ setup tests/requirements.txt
 if [ $# -gt 0 ]; then exec "$python" -m pytest -q "$@"; fi
 "$python" -m ruff check .
 export OMP_NUM_THREADS=1
-exec "$python" -m pytest -q --numprocesses auto --dist loadfile
+# Whole runs come first, so that no core waits for the last of them.
+exec "$python" -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder \
+    tests/scripts tests/model tests/data tests/util
