@@ -22,7 +22,7 @@ setup() {
     fi
     python=.venv/bin/python
     local made=.venv/made_with.${wanted//\//-}
-    if [ -x "$python" ] && cat requirements.txt data/requirements.txt "$wanted" | cmp -s - "$made"; then
+    if [ -x "$python" ] && cat requirements*.txt data/requirements.txt "$wanted" | cmp -s - "$made"; then
         return
     fi
     local maker=${PYTHON:-python3}
@@ -39,7 +39,7 @@ setup() {
         echo "error: installing $wanted failed (see above); start again when that is mended" >&2
         exit 2
     fi
-    cat requirements.txt data/requirements.txt "$wanted" > "$made"
+    cat requirements*.txt data/requirements.txt "$wanted" > "$made"
 }
 
 configs() { (cd config && ls -- */*.yaml 2>/dev/null | sed 's/\.yaml$//' | grep -v '/data$\|/pretrain$'); }
