@@ -15,7 +15,6 @@ import argparse
 import importlib
 import json
 import shlex
-import signal
 import sys
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from data.prepare.download import Remote, by_hand, download
 from data.prepare.published import STAMP
 from model.clip.source import SHA256, URL
 from util.runtime.errors import UserError, run_main
+from util.runtime.stop import StopRequest
 
 SETS = {"pascal": pascal, "coco": coco}
 CLIP = Remote(URL, hash=f"sha256:{SHA256}")
@@ -110,8 +110,7 @@ def main() -> None:
     for name, choices in coco.OPTIONS.items():
         parser.add_argument(f"--{name}", choices=choices, help=f"coco: default {choices[0]}, see docs/data.md")
     given = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM):  # a stop of either kind is orderly, in a script's background too
-        signal.signal(number, signal.default_int_handler)
+    StopRequest()  # Ctrl-C and SIGTERM end the work in an orderly way, in a script's background too
     if given.out == Path():
         raise UserError("--out is empty; name a folder, or for clip a file, or leave it out")
     if given.dataset == "clip":

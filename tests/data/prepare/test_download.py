@@ -94,7 +94,7 @@ def leave_part(path: Path, data: bytes) -> None:
 @pytest.fixture
 def fetch_clip(monkeypatch):
     """fetch_clip(path, remote) is `python -m data.prepare clip --out path` with another address; returns its status."""
-    before = signal.getsignal(signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def fetch(path: Path, remote: Remote) -> int:
         monkeypatch.setattr(prepare, "CLIP", remote)
@@ -104,7 +104,8 @@ def fetch_clip(monkeypatch):
         return left.value.code or 0
 
     yield fetch
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def assert_one_error(captured) -> str:
@@ -227,7 +228,7 @@ def test_folder_as_path(server, tmp_path, fetch_clip, capsys):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_in_the_middle_is_one_word_and_the_second_call_ends_it(server, path, fetch_clip, number, capsys):
     server.cut, server.signal, server.part = HALF, number, part_of(path)
-    assert fetch_clip(path, server.remote) == 130
+    assert fetch_clip(path, server.remote) == 128 + number
     assert capsys.readouterr().err == "stopped\n" and not path.exists() and part_of(path).exists()
     server.cut = server.signal = None
     assert fetch_clip(path, server.remote) == 0
