@@ -94,7 +94,9 @@ def trained(folder: Path) -> dict:
 
 
 def losses(folder: Path) -> list[str]:
-    return [line.split(" ", 1)[1] for line in (folder / "log.txt").read_text().splitlines() if " epoch " in line]
+    """The log's lines of epochs. A run that was stopped between such a line and its checkpoint logs the same again."""
+    lines = (folder / "log.txt").read_text().splitlines()
+    return list(dict.fromkeys(line.split(" ", 1)[1] for line in lines if " epoch " in line))
 
 
 def same(a: Path, b: Path) -> None:

@@ -20,8 +20,7 @@ def bash(*command, **environment) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize("command, environment, named", [
     (["train.sh", "nosuch"], {}, "DATASET is one of: coco pascal shapes"), (["train.sh", "pascl"], {}, "mean pascal?"),
-    (["train.sh", "pascal/ESDA"], {}, "pascal/esda pascal/ignore pascal/maskclip pascal/released pascal/supervised; "
-                                      "did you mean pascal/esda?"),
+    (["train.sh", "pascal/ESDA"], {}, "pascal/released pascal/supervised; did you mean pascal/esda?"),
     (["test.sh", "shapes/notxt", "0"], {}, "did you mean shapes/notext?"),
     (["train.sh", "shapes", "7"], ACTIVE, "fold '7' is none of 0"),
     (["train.sh", "config/shapes/esda.yaml", "0 1"], ACTIVE, "fold '0 1' is none of 0"),

@@ -47,7 +47,7 @@ def resume(finished_run, folder, *more):
 # Odd entries
 
 def test_every_entry_is_known_to_the_check(saved):
-    assert saved.keys() == {*checkpoint.WEIGHTS, *checkpoint.STATE, "trained_on"}
+    assert saved.keys() == {*checkpoint.WEIGHTS, *checkpoint.STATE, "trained_on", "average"}
 
 
 @pytest.mark.parametrize("entry", [*checkpoint.WEIGHTS, *checkpoint.STATE])
