@@ -8,7 +8,6 @@ stays as it is, bit for bit; the optimiser's state is not kept. test.py takes ei
 
 It stands beside train.py and test.py because it joins what only they join: model/ knows the names, util/ the files.
 """
-import argparse
 from pathlib import Path
 
 from model.build import build_model
@@ -18,7 +17,7 @@ from util.config import Config, from_dict
 from util.results.origin import origin_of_checkpoint
 from util.run import checkpoint
 from util.run.weights import read_weights
-from util.runtime.errors import UserError, run_main
+from util.runtime.errors import Parser, UserError, run_main
 
 REMEDY = "free some space or choose another OUT"
 
@@ -47,7 +46,7 @@ def write(full: FullCheckpoint, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = Parser(description=__doc__.split("\n")[0])
     parser.add_argument("IN", type=Path)
     parser.add_argument("OUT", type=Path)
     files = parser.parse_args()

@@ -121,7 +121,10 @@ def _from_safetensors(state: dict[str, Tensor], metadata: dict[str, str], path) 
                               json.loads(metadata.get("trained_on", "null")),
                               metadata.get("activation", "quickgelu"))  # the first files could have no other
         known = metadata["fingerprint"]
-    except (KeyError, ValueError) as error:
+        if not isinstance(full.config, dict | None) or full.config is not None and not full.config.keys() >= {
+                "dataset", "fold", "model"}:
+            raise ValueError("the options of its run")
+    except (KeyError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path}: not written by convert.py: its metadata lacks {error}") from None
     if full.clip.fingerprint != known:
         raise WeightsError(f"{path}: CLIP's tensors do not have the fingerprint that the file states; convert again")

@@ -19,7 +19,7 @@ from typing import TypeVar
 import yaml
 
 from util.options import GONE, Augment, Config, Data, Model  # noqa: F401  (the sections that other modules name)
-from util.runtime.errors import UserError, require_file
+from util.runtime.errors import Parser, UserError, require_file
 from util.values import convert, parse_yaml, show
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,13 +61,6 @@ def from_command_line(arguments: list[str], description: str = "") -> Config:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. fold=1 train.lr=1e-3")
     parsed = parser.parse_intermixed_args(arguments)  # overrides may stand before --config too
     return load(Config, parsed.config, parsed.overrides)
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as every other mistake is reported: in one line."""
-
-    def error(self, message: str):
-        raise UserError(f"{message}; give --config FILE [key=value ...], --help explains every option")
 
 
 # Saved options

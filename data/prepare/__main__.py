@@ -24,7 +24,7 @@ from data.prepare.archives import locate, open_piece
 from data.prepare.download import Remote, by_hand, download
 from data.prepare.published import STAMP
 from model.clip.source import SHA256, URL
-from util.runtime.errors import UserError, run_main
+from util.runtime.errors import Parser, UserError, run_main
 from util.runtime.stop import StopRequest
 
 SETS = {"pascal": pascal, "coco": coco}
@@ -100,7 +100,7 @@ def main() -> None:
     if sys.argv[1:2] in (["verify"], ["lists"]):
         module = importlib.import_module(f"data.prepare.{'own' if sys.argv.pop(1) == 'lists' else 'verify'}")
         return module.main()
-    parser = argparse.ArgumentParser(prog="python -m data.prepare", description=__doc__,
+    parser = Parser(prog="python -m data.prepare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=[*SETS, "clip"])
     parser.add_argument("--source", nargs="+", type=Path, default=[], metavar="DIR", help="where the archives lie")

@@ -11,7 +11,7 @@ import unicodedata
 from pathlib import Path
 
 from data.files import write_lists
-from util.runtime.errors import UserError, run_main
+from util.runtime.errors import Parser, UserError, run_main
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 STEPS = 1 << 32
@@ -50,7 +50,7 @@ def held_out(image: str, share: float) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m data.lists", description=__doc__,
+    parser = Parser(prog="python -m data.lists", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="DIR")
     parser.add_argument("--images", default="images", help="folder below DIR, default: %(default)s")

@@ -482,9 +482,11 @@ def test_convert_wants_a_format_it_knows(name, tmp_path, released_file):
 def test_safetensors_of_another_hand_are_refused(released_file, tmp_path):
     full, path = convert.read(released_file), tmp_path / "odd.safetensors"
     tensors, metadata = convert.safetensors_content(full, path)
-    checkpoint.write_safetensors_atomically(path, tensors, {}, "")
-    with pytest.raises(WeightsError, match="odd.safetensors: not written by convert.py"):
-        convert.read(path)
+    for config in ("", "[]", "{}", "[" * 100_000, None):
+        odd = {} if config is None else {**metadata, "config": config}
+        checkpoint.write_safetensors_atomically(path, tensors, odd, "")
+        with pytest.raises(WeightsError, match="odd.safetensors: not written by convert.py"):
+            convert.read(path)
     spoilt = {**tensors, "text_encoder.ln_final.bias": tensors["text_encoder.ln_final.bias"] + 1}
     checkpoint.write_safetensors_atomically(path, spoilt, metadata, "")
     with pytest.raises(WeightsError, match="odd.safetensors: CLIP's tensors do not have"):

@@ -23,7 +23,7 @@ from util.config import ROOT, Config, load
 from util.run.atomic import write_bytes_atomically
 from util.run.folder import code_version
 from util.runtime.device import computes_in_bf16, describe, make_deterministic, pick_device
-from util.runtime.errors import run_main
+from util.runtime.errors import Parser, run_main
 from util.runtime.markdown import markdown_table
 
 WHAT, PRECISIONS = ("train", "eval", "generalised", "loader"), ("fp32", "tf32", "bf16")
@@ -42,7 +42,7 @@ def arguments(given: list[str]) -> argparse.Namespace:
             return parts if known else list(map(int, parts))
         return parse
 
-    parser = argparse.ArgumentParser("python -m util.benchmark", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m util.benchmark", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     add("--what", type=listed(WHAT), default=WHAT, metavar="A,B", help=f"default: {','.join(WHAT)}")
     add("--config", metavar="FILE", help="default: config/pascal/esda.yaml; with --quick config/shapes/esda.yaml")

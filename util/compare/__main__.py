@@ -8,7 +8,6 @@ For each data set and protocol, means-*.png shows every run's mIoU, classes-*.pn
 predictions-*.png what every row predicts for samples that all of them drew (eval.pictures; of each fold the first
 seed's). Needs pandas and matplotlib.
 """
-import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,13 +18,13 @@ from util.compare.runs import find, read
 from util.config import ROOT
 from util.run.atomic import write_bytes_atomically
 from util.run.selection import SELECTIONS
-from util.runtime.errors import UserError, run_main
+from util.runtime.errors import Parser, UserError, run_main
 
 EXTRAS = ("pandas", "matplotlib")  # of requirements-extra.txt
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m util.compare", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m util.compare", description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or one above several")
     parser.add_argument("--baseline", default="", metavar="ARCH", help="the arch that the others are compared with")
     parser.add_argument("--select", choices=SELECTIONS, help="the epoch whose score counts; default: the one tested")

@@ -7,14 +7,13 @@ values equally often within every fold (a factorial design). Then every run tell
 need no more runs than one. Model: score = fold + sum of the changed options' effects, by least squares, without
 interactions. An effect is what changes from the first run's value to the other one.
 """
-import argparse
 import sys
 
 import numpy as np
 
 from util.compare.groups import ALIKE, differing_options
 from util.compare.runs import Result, find, read
-from util.runtime.errors import UserError, run_main
+from util.runtime.errors import Parser, UserError, run_main
 from util.runtime.markdown import markdown_table
 
 SCORES = {"unseen mIoU": lambda r: r.miou, "seen mIoU, held out": lambda r: r.held_out}
@@ -88,7 +87,7 @@ def effects_table(results: list[Result]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser("python -m util.compare.effects", description=__doc__.partition("\n")[0])
+    parser = Parser(prog="python -m util.compare.effects", description=__doc__.partition("\n")[0])
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or one above several")
     print(effects_table([read(file) for file in find(parser.parse_args(sys.argv[1:]).runs)]))
 

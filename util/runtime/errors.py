@@ -1,4 +1,5 @@
 """Mistakes that a user can mend: one clear line on stderr, exit status 2, no traceback."""
+import argparse
 import json
 import os
 import signal
@@ -14,6 +15,13 @@ from util.runtime.stop import Stopped
 
 class UserError(Exception):
     """What is wrong, where, and what to do about it, in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as every other mistake is reported: in one line."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; --help explains the arguments")
 
 
 def require_file(path: str | Path, remedy: str) -> Path:

@@ -1,4 +1,5 @@
 """However a command ends: one line or none on stderr, a status that tells, no traceback."""
+import importlib
 import os
 import signal
 import subprocess
@@ -93,3 +94,14 @@ def test_a_second_signal_soon_after_is_the_first_again(monkeypatch):
 def test_opencv_is_silent(capfd):
     """Our own message names the file; OpenCV's would follow it."""
     assert cv2.imread("nowhere.png") is None and capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("module", ["data.prepare.__main__", "data.prepare.own", "util.compare.__main__",
+                                    "util.compare.effects", "util.benchmark.__main__", "convert"])
+def test_a_wrong_argument_is_told_in_one_line(module, monkeypatch, capsys):
+    main = importlib.import_module(module).main
+    monkeypatch.setattr("sys.argv", ["command", "--nosuch"])
+    with pytest.raises(SystemExit) as left:
+        run_main(main)
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1 and "--help" in said
