@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import in_process
 
 from data.fold import FoldData
 from data.samples import distinct, read_manifest, write_manifest
@@ -52,12 +53,12 @@ def test_nothing_but_seed_and_list_decides_what_is_drawn(tiny_options):
 
 
 def test_several_draws_in_one_pass_are_those_of_several_runs(run_script, tiny_options, tmp_path):
-    trained = run_script("train.py", "--config", "config/shapes/esda.yaml", *tiny_options, "train.epochs=1")
+    trained = in_process("train.py", "--config", "config/shapes/esda.yaml", *tiny_options, "train.epochs=1")
     assert trained.returncode == 0, trained.stderr
     weights = next(tmp_path.rglob("best.pt"))
 
     def score(name, *options):
-        done = run_script("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}",
+        done = in_process("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}",
                           *EPISODIC, *options, f"exp={tmp_path / name}")
         assert done.returncode == 0, done.stderr
         return json.loads(next((tmp_path / name).rglob("results.json")).read_text()), done.stdout

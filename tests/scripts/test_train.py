@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from runs import CONFIG, in_epoch, run_folder, same, start, train, wait_for
+from runs import CONFIG, in_epoch, in_process, run_folder, same, start, train, wait_for
 
 from util.config import ROOT
 
@@ -50,8 +50,8 @@ def test_checkpoints_hold_only_tensors_and_plain_values_and_no_frozen_weights(wh
                for k in best["model"])
 
 
-def test_the_checkpoint_tests_to_the_same_score(whole, run_script, tiny_options, tmp_path):
-    done = run_script("test.py", "--config", CONFIG, *tiny_options, f"exp={tmp_path}",
+def test_the_checkpoint_tests_to_the_same_score(whole, tiny_options, tmp_path):
+    done = in_process("test.py", "--config", CONFIG, *tiny_options, f"exp={tmp_path}",
                       f"weights={whole / 'checkpoints/best.pt'}", "eval.batch_size=3", "data.workers=1")
     assert done.returncode == 0, done.stderr
     again, first = (json.loads((f / "results.json").read_text()) for f in (run_folder(tmp_path), whole))
@@ -99,20 +99,20 @@ def test_early_stopping_and_sgd(run_script, tiny_options, tmp_path):
     assert results["best_epoch"] == 1 and results["last_epoch"]["epoch"] == 2  # a rate of 0 never gets better
 
 
-def test_the_name_floor_gives_every_class_the_same_word(run_script, tiny_options, tmp_path):
-    done = run_script("train.py", "--config", "config/shapes/notext.yaml", *tiny_options, f"exp={tmp_path}",
+def test_the_name_floor_gives_every_class_the_same_word(tiny_options, tmp_path):
+    done = in_process("train.py", "--config", "config/shapes/notext.yaml", *tiny_options, f"exp={tmp_path}",
                       "train.epochs=1")
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("baseline", ["everything", "clip_prior", "maskclip", "naclip", "clearclip"])
-def test_baselines_need_no_training(baseline, run_script, tiny_options, tmp_path):
-    done = run_script("test.py", "--config", f"config/shapes/{baseline}.yaml", *tiny_options, f"exp={tmp_path}")
+def test_baselines_need_no_training(baseline, tiny_options, tmp_path):
+    done = in_process("test.py", "--config", f"config/shapes/{baseline}.yaml", *tiny_options, f"exp={tmp_path}")
     assert done.returncode == 0, done.stderr
     results = json.loads(next(tmp_path.rglob("results.json")).read_text())
     if baseline == "everything":
         assert 0 < results["miou"] < 40 and results["fb_iou"] < 20  # the background is missed altogether
-    again = run_script("train.py", "--config", f"config/shapes/{baseline}.yaml", *tiny_options, f"exp={tmp_path}")
+    again = in_process("train.py", "--config", f"config/shapes/{baseline}.yaml", *tiny_options, f"exp={tmp_path}")
     assert again.returncode == 2 and "nothing to train" in again.stderr
 
 

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
+from runs import in_process
 
 from data.dataset import EvalBatch
 from data.folds import Classes
@@ -113,13 +114,13 @@ def test_scores_by_hand():
     assert scores["fb_iou"] == pytest.approx((50 + 100 * 5 / 6) / 2)
 
 
-def test_the_script_scores_it(run_script, tiny_options, tmp_path):
-    trained = run_script("train.py", "--config", "config/shapes/esda.yaml", *tiny_options, "train.epochs=1")
+def test_the_script_scores_it(tiny_options, tmp_path):
+    trained = in_process("train.py", "--config", "config/shapes/esda.yaml", *tiny_options, "train.epochs=1")
     assert trained.returncode == 0, trained.stderr
     weights = next(tmp_path.rglob("best.pt"))
     found = []
     for chunk in (3, 20):
-        done = run_script("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}",
+        done = in_process("test.py", "--config", "config/shapes/esda.yaml", *tiny_options, f"weights={weights}",
                           "run=g", "eval.protocol=generalised", f"eval.chunk={chunk}", f"exp={tmp_path / str(chunk)}",
                           "eval.images=12")
         assert done.returncode == 0, done.stderr
@@ -129,7 +130,7 @@ def test_the_script_scores_it(run_script, tiny_options, tmp_path):
         assert found[0][key] == pytest.approx(found[1][key], abs=1e-6)
 
 
-def test_a_baseline_without_evidence_is_refused(run_script, tiny_options):
-    done = run_script("test.py", "--config", "config/shapes/everything.yaml", *tiny_options,
+def test_a_baseline_without_evidence_is_refused(tiny_options):
+    done = in_process("test.py", "--config", "config/shapes/everything.yaml", *tiny_options,
                       "eval.protocol=generalised")
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: eval.protocol=generalised")
