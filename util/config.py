@@ -57,6 +57,7 @@ def from_command_line(arguments: list[str], description: str = "") -> Config:
     """``--config FILE [key=value ...]`` to the resolved options."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                     epilog=f"options (key=value) and their defaults:\n\n{reference(dotted=True)}")
+    parser.remedy = "give --config FILE [key=value ...]; --help explains every option"
     parser.add_argument("--config", required=True, metavar="FILE", help="e.g. config/shapes/esda.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. fold=1 train.lr=1e-3")
     parsed = parser.parse_intermixed_args(arguments)  # overrides may stand before --config too

@@ -18,10 +18,11 @@ class UserError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong command line as every other mistake is reported: in one line."""
+    """Reports a wrong command line as every other mistake is reported: in one line, which ends in ``remedy``."""
+    remedy = "--help explains the arguments"
 
     def error(self, message: str):
-        raise UserError(f"{message}; --help explains the arguments")
+        raise UserError(f"{message}; {self.remedy}")
 
 
 def require_file(path: str | Path, remedy: str) -> Path:
