@@ -2,7 +2,9 @@
 import torch
 from torch import nn
 
-STATES = {torch.optim.SGD: {"momentum_buffer"}, torch.optim.Muon: {"momentum_buffer"},
+from util.training.muon import Muon
+
+STATES = {torch.optim.SGD: {"momentum_buffer"}, Muon: {"momentum_buffer"},
           torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}}  # what each keeps of a parameter
 
 
@@ -13,7 +15,7 @@ class MuonAdamW:
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         matrices = [p for name, p in named if ".resblocks." in name and p.ndim == 2]
         rest = [p for name, p in named if not (".resblocks." in name and p.ndim == 2)]
-        self.parts = [torch.optim.Muon(matrices, options.muon_lr, weight_decay=options.weight_decay),
+        self.parts = [Muon(matrices, options.muon_lr, weight_decay=options.weight_decay),
                       torch.optim.AdamW(rest, options.lr, weight_decay=options.weight_decay, fused=True)]
 
     @property
