@@ -41,11 +41,13 @@ def mean_colour(pixel_mean: list[float]) -> tuple[int, int, int]:
 class TrainDataset(Dataset):
     """Augmented crops with the target of one class each.
 
+    A share ``absent_names`` of them is asked for a class that the image does not show, and then no pixel is the target.
     Item (epoch, position, image) depends on nothing but these three and the seed, whichever worker makes it.
     """
 
-    def __init__(self, root: str, index: Index, images: TrainImages, classes: int, size: int, fill, options, seed: int):
-        self.root, self.index, self.images, self.classes = root, index, images, classes
+    def __init__(self, root: str, index: Index, images: TrainImages, classes: int, size: int, fill, options, seed: int,
+                 absent_names: float = 0.0):
+        self.root, self.index, self.images, self.classes, self.absent_names = root, index, images, classes, absent_names
         self.size, self.fill, self.options, self.seed = size, fill, options, seed
 
     def __len__(self) -> int:
@@ -59,6 +61,8 @@ class TrainDataset(Dataset):
             mask = np.where(np.isin(mask, self.images.ignored), np.uint8(IGNORE), mask)
         class_id = int(rng.choice(self.images.classes[which]))
         image, mask = augment(image, mask, class_id, self.size, self.fill, self.options, rng)
+        if self.absent_names and self.images.absent[which] and rng.random() < self.absent_names:
+            class_id = int(rng.choice(self.images.absent[which]))
         return _to_tensor(image), torch.from_numpy(binary_target(mask, class_id)), class_id
 
 

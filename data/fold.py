@@ -35,7 +35,8 @@ class FoldData:
             raise UserError(f"{cfg.data.train_list}: {common} ({cfg.data.val_list}), so that scores would be of images "
                             f"that were trained on; take them out of one of the two")
         images = train_images(index, self.classes, cfg.fold, cfg.data.min_pixels, cfg.data.train_classes)
-        dataset = TrainDataset(cfg.data.root, index, images, count, cfg.model.size, self.fill, cfg.augment, cfg.seed)
+        dataset = TrainDataset(cfg.data.root, index, images, count, cfg.model.size, self.fill, cfg.augment, cfg.seed,
+                               cfg.train.absent_names)
         batches = TrainBatches(len(dataset), cfg.train.batch_size, cfg.train.epoch_samples, cfg.seed,
                                self.processes.rank, self.processes.count)
         return train_loader(dataset, batches, cfg.data.workers), batches, len(dataset)

@@ -36,9 +36,13 @@ TRAINED_ON = {  # what results say of data.train_classes
 
 @dataclass(frozen=True)
 class TrainImages:
-    """The images a fold trains on, the classes that may be drawn in each, and the classes whose pixels are ignored."""
+    """The images a fold trains on, and of each the classes that may be drawn in it and those that it does not show.
+
+    ignored: the classes whose pixels are ignored.
+    """
     rows: list[int]
     classes: list[tuple[int, ...]]
+    absent: list[tuple[int, ...]]
     ignored: tuple[int, ...] = ()
 
 
@@ -61,8 +65,10 @@ def train_images(index: Index, classes: Classes, fold: int, min_pixels: int, whi
     if not rows:
         raise UserError(f"{index.list_file}: fold {fold} is empty: no image shows a seen class of {min_pixels} pixels "
                         f"and no unseen class; check data.train_list, data.classes and data.min_pixels")
-    drawn = [tuple(int(c) for c in allowed[index.pixels[row, allowed] > 0]) for row in rows]
-    return TrainImages(rows, drawn, tuple(unseen) if which == "ignore" else ())
+    visible = [index.pixels[row, allowed] > 0 for row in rows]
+    present, absent = ([tuple(allowed[some].tolist()) for some in places] for places in
+                       (visible, [~some for some in visible]))
+    return TrainImages(rows, present, absent, tuple(unseen) if which == "ignore" else ())
 
 
 def exhaustive(index: Index, class_ids: tuple[int, ...], min_pixels: int) -> list[Sample]:

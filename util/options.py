@@ -193,6 +193,9 @@ class Train:
     text_noise: float = option(
         0.0, "Gaussian noise on the text that the interactor reads in training, as a share of its length; not "
         "published: keeps few seen names from being learned by heart (README, what Shapes-5i shows)", least=0, most=1e6)
+    absent_names: float = option(
+        0.0, "share of the training samples that ask for a seen class which the image does not show, target empty "
+        "(CLIPSeg, Lueddecke 2022); 0 as published", least=0, most=1)
     ema: float = option(
         0.0, "share that the mean of the weights keeps at a step (util/training/ema.py); it is the mean that is "
         "scored and saved. 0: no mean, as published", least=0, most=0.99999)

@@ -124,14 +124,14 @@ def test_evaluation_leaves_the_models_mode_alone(painted, model):
         assert model.training == training
 
 
-def epochs(tiny_shapes, workers: int, first: int = 0):
+def epochs(tiny_shapes, workers: int, first: int = 0, absent_names: float = 0.0):
     """Every batch of two epochs of the tiny set, the first epoch from batch ``first`` on."""
     root = tiny_shapes
     classes = Classes.read(ROOT / "lists/shapes/classes.yaml")
     index = read_index(root, root / "lists/train.txt", 20)
     images = train_images(index, classes, 0, 32, "seen")
     options = Augment([0.9, 1.1], 10, 0.5, 3, 0.5, 0.5, 0.85, 30)
-    dataset = TrainDataset(str(root), index, images, 20, 64, (0, 0, 0), options, seed=1)
+    dataset = TrainDataset(str(root), index, images, 20, 64, (0, 0, 0), options, 1, absent_names)
     batches = TrainBatches(len(dataset), 4, 24, seed=1)
     loader = train_loader(dataset, batches, workers)
     out = []
@@ -152,6 +152,26 @@ def test_training_batches_are_a_function_of_seed_epoch_and_place(tiny_shapes):
     unseen = {1, 2, 3, 4, 5}
     assert not unseen & {int(c) for b in alone for c in b.class_ids}
     assert all(set(b.targets.unique().tolist()) <= {0, 1, 255} for b in alone)
+
+
+def test_absent_names_are_seen_classes_that_the_image_does_not_show_and_their_target_is_empty(tiny_shapes):
+    """The other samples stay what they are without the option, pixel for pixel."""
+    index = read_index(tiny_shapes, tiny_shapes / "lists/train.txt", 20)
+    images = train_images(index, Classes.read(ROOT / "lists/shapes/classes.yaml"), 0, 32, "seen")
+    for row, present, absent in zip(images.rows, images.classes, images.absent, strict=True):
+        assert set(present) == set(range(6, 21)) - set(absent) == set(np.flatnonzero(index.pixels[row, 1:]) + 1)
+    plain, some = epochs(tiny_shapes, 0), epochs(tiny_shapes, 0, absent_names=0.4)
+    changed = 0
+    for a, b in zip(plain, some, strict=True):
+        assert torch.equal(a.images, b.images)
+        for old, new, target, before in zip(a.class_ids, b.class_ids, b.targets, a.targets, strict=True):
+            assert torch.equal(target == 255, before == 255)
+            if old == new:
+                assert torch.equal(target, before)
+            else:
+                assert not (target == 1).any() and new > 5
+                changed += 1
+    assert 10 < changed < 30  # 0.4 of 48: 19, standard deviation 3.4
 
 
 def test_pixels_of_ignored_classes_never_train(tmp_path):
