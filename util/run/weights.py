@@ -4,13 +4,15 @@ from typing import NamedTuple
 from model.checkpoints import FullCheckpoint, full_checkpoint
 from model.clip.weights import ClipWeights
 from util.run import checkpoint
+from util.run.trained import require_threshold, trained_checkpoint
 from util.runtime.errors import UserError
 
 
 class TrainedWeights(NamedTuple):
     """What a checkpoint gives to a model.
 
-    saved: as train.py saves it (checkpoint.WEIGHTS); its ``config`` is None in a released checkpoint, which has none.
+    saved: as train.py saves it (checkpoint.WEIGHTS, and presence_threshold in some); its ``config`` is None in a
+        released checkpoint, which has none.
     clip: CLIP's weights, where the file carries them or its training started from a file that does; None: those of
         model.clip.
     """
@@ -21,17 +23,21 @@ class TrainedWeights(NamedTuple):
 
 
 def read_weights(file: str, remedy: str, later: tuple[str, ...] = ()) -> TrainedWeights:
-    """Read best.pt or last.pt of a run, a .safetensors of convert.py, or a released checkpoint.
+    """Read best.pt or last.pt of a run, a .safetensors of convert.py of either kind, or a released checkpoint.
 
     later: as in carried_clip. Raises UserError or WeightsError for a file that is none of these, and for one with a
     missing or odd entry.
     """
-    saved = checkpoint.read(file, remedy)
-    full = full_checkpoint(saved, file)
-    if full is not None:
-        return TrainedWeights(file, full.saved, full.clip, full)
+    content = checkpoint.read(file, remedy)
+    saved = trained_checkpoint(content, file)
+    if saved is None:
+        full = full_checkpoint(content, file)
+        if full is not None:
+            return TrainedWeights(file, full.saved, full.clip, full)
+        saved = content
     checkpoint.require_entries(saved, checkpoint.WEIGHTS, file, f"{remedy}: checkpoints/best.pt of a run, a "
                                f".safetensors of convert.py or a released checkpoint")
+    require_threshold(saved, file)
     return TrainedWeights(file, saved, carried_clip(saved, file, later), None)
 
 
