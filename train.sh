@@ -3,12 +3,18 @@
 #   bash train.sh                       Shapes-5i, fold 0: nothing to download
 #   bash train.sh shapes all            the four folds one after another, then their table
 #   bash train.sh shapes/supervised 2   another configuration: config/shapes/supervised.yaml
+#   bash train.sh resume=RUN            go on with the run in folder RUN, by its own options
 #   NPROC=4 bash train.sh coco          the same training in 4 processes, each on a GPU of its own
 set -euo pipefail
 cd "$(dirname "$0")"
 source util/setup.sh
 usage_if_asked "$@"
 
+if [[ ${1:-} == *=* && " $*" == *" resume="* && " $*" != *" resume=auto"* ]]; then  # by the run's own options
+    launch_of
+    setup requirements.txt
+    exec "$python" ${launch[@]+"${launch[@]}"} train.py "$@"
+fi
 dataset=shapes fold=0
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then dataset=$1; shift; fi
 if [ $# -gt 0 ] && [[ $1 != *=* ]]; then fold=$1; shift; fi

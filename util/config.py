@@ -28,15 +28,16 @@ LARGEST_FILE = 1_000_000                # bytes; a config has a few hundred
 Schema = TypeVar("Schema")
 
 
-def load(schema: type[Schema], file: str | Path, overrides: list[str] = ()) -> Schema:
+def load(schema: type[Schema], file: str | Path, overrides: list[str] = (), saved: bool = False) -> Schema:
     """Read ``file``, then ``overrides`` such as ``train.lr=0.01``, over the defaults of ``schema``.
 
+    saved: the file holds the options of a run, perhaps of an older version (see completed).
     Raises UserError for a missing file, unreadable YAML, an unknown key, a wrong type, a value out of bounds or an
     option without a default that is missing.
     """
     values: dict = {}
     for layer, options in _chain(Path(file)):
-        _merge(values, options, schema, str(layer))
+        _merge(values, _completed(options, schema) if saved else options, schema, str(layer))
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
@@ -54,14 +55,22 @@ def load(schema: type[Schema], file: str | Path, overrides: list[str] = ()) -> S
 
 
 def from_command_line(arguments: list[str], description: str = "") -> Config:
-    """``--config FILE [key=value ...]`` to the resolved options."""
+    """``--config FILE [key=value ...]`` to the resolved options; ``resume=RUN`` alone takes that run's."""
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                     epilog=f"options (key=value) and their defaults:\n\n{reference(dotted=True)}")
     parser.remedy = "give --config FILE [key=value ...]; --help explains every option"
-    parser.add_argument("--config", required=True, metavar="FILE", help="e.g. config/shapes/esda.yaml")
+    parser.add_argument("--config", metavar="FILE", help="e.g. config/shapes/esda.yaml; resume=RUN does without")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. fold=1 train.lr=1e-3")
     parsed = parser.parse_intermixed_args(arguments)  # overrides may stand before --config too
-    return load(Config, parsed.config, parsed.overrides)
+    if parsed.config is not None:
+        return load(Config, parsed.config, parsed.overrides)
+    resumed = [text.removeprefix("resume=") for text in parsed.overrides if text.startswith("resume=")]
+    if not resumed or resumed[-1] in ("", "auto"):
+        parser.error("the following arguments are required: --config")
+    run = Path(resumed[-1])
+    file = (run.parent.parent if run.is_file() else run) / "config.yaml"
+    require_file(file, "resume= names the folder of a run, whose config.yaml has its options; or give --config, too")
+    return load(Config, file, parsed.overrides, saved=True)
 
 
 # Saved options

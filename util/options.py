@@ -266,8 +266,9 @@ class Config:
         "nothing (docs/speed.md); on a GPU it has not been measured", numbers=False)
     exp: str = option("exp", "runs live in EXP/DATASET/ARCH/foldK/RUN/", numbers=False)
     run: str = option("", "name of the run's folder; empty: the time it started", numbers=False)
-    resume: str = option("", "a run's folder (or its checkpoints/last.pt) to go on with; all options that change "
-                         "numbers must be the same", numbers=False)
+    resume: str = option("", "a run's folder (or its checkpoints/last.pt) to go on with, by its own options where no "
+                         "--config is given. Others may be those that change no number, and more train.epochs. auto: "
+                         "the run that is named by run=, if it has a checkpoint; else it starts", numbers=False)
     weights: str = option("", "test.py: the checkpoint to evaluate; train.py: one to start from (fine-tuning)")
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)

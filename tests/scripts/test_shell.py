@@ -24,6 +24,7 @@ def bash(*command, **environment) -> subprocess.CompletedProcess:
     (["test.sh", "shapes/notxt", "0"], {}, "did you mean shapes/notext?"),
     (["train.sh", "shapes", "7"], ACTIVE, "fold '7' is none of 0"),
     (["train.sh", "config/shapes/esda.yaml", "0 1"], ACTIVE, "fold '0 1' is none of 0"),
+    (["train.sh", "resume=/nowhere", "fold=1"], ACTIVE, "/nowhere/config.yaml: no such file; resume="),
     (["test.sh", "shapes", "last"], ACTIVE, "fold 'last' is none of 0"), (["train.sh"], {"NPROC": "two"}, "NPROC=two"),
     (["test.sh", "shapes", "0"], {"NPROC": "0"}, "NPROC=0"), (["test.sh", "shapes"], {}, "usage"),
     (["train.sh"], {"NNODES": "2"}, "MASTER_ADDR"), (["train.sh"], {"NNODES": "x"}, "NNODES=x")])

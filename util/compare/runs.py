@@ -35,7 +35,7 @@ KINDS = (
      "selections?.*.seen_miou? selections?.*.per_class?.* pictures?.*.iou"),
     ("a percentage or null", lambda v: v is None or _within(100)(v), "absent_name_miou?"),
     ("a number from 0 to 1 or null", lambda v: v is None or _within(1)(v), "name_auc?"),
-    ("a list", lambda v: isinstance(v, list), "draws?"),
+    ("a list", lambda v: isinstance(v, list), "draws? trained_on?.extended?"),
     ("a mapping", lambda v: isinstance(v, dict), "changed_options?"),
 )
 
@@ -186,4 +186,6 @@ def _training(raw: dict) -> tuple[str, str]:
     if not reason and "classes" not in origin:  # results of a version that did not say so by itself
         reason = (f"trained on {' '.join(other)}, which may show these classes' masks" if other else
                   f"trained on {TRAINED_ON['all']}" if label == "all" else "")
-    return (label + (f" of {' '.join(other)}" if other else "") + (", fine-tuned" if "start" in origin else ""), reason)
+    planned = ", then ".join(map(str, origin.get("extended", [])))
+    return (label + (f" of {' '.join(other)}" if other else "") + (", fine-tuned" if "start" in origin else "")
+            + (f", planned for {planned} epochs and extended" if planned else ""), reason)

@@ -11,7 +11,8 @@ def origin_of(cfg: Config, start: dict | None = None) -> dict:
     """What checkpoints and results say of a run's training.
 
     classes: the names whose masks it trains on, as ``classes`` of the data set's file has them. start: where it does
-    not start from CLIP alone, {file, epoch, carries_clip, trained_on} of the weights it starts from.
+    not start from CLIP alone, {file, epoch, carries_clip, trained_on} of the weights it starts from. A run that was
+    resumed with more epochs also has ``extended``, the numbers of epochs that it was planned for before.
     """
     known = Classes.read(cfg.data.classes, cfg.data.folds)
     ids = known.seen(cfg.fold) if cfg.data.train_classes != "all" else range(1, len(known.names) + 1)
@@ -43,6 +44,9 @@ def _require_origin(origin, file: str) -> None:
     _require(origin, {"dataset": str, "arch": str, "fold": int, "seed": int, "train_classes": str,
                       "classes": (list, type(None))}, file)
     if origin["train_classes"] not in TRAINED_ON or not all(isinstance(name, str) for name in origin["classes"] or ()):
+        raise _odd_origin(file)
+    planned = origin.get("extended", [])
+    if not isinstance(planned, list) or not all(type(epochs) is int for epochs in planned):
         raise _odd_origin(file)
     if "start" in origin:
         _require(origin["start"], {"file": str, "epoch": int, "carries_clip": bool, "trained_on": (dict, type(None))},

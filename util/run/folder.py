@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
@@ -30,6 +31,11 @@ def code_version() -> str:
     return said.stdout.strip() or "unknown"
 
 
+def folder_of(cfg: Config, name: str) -> Path:
+    """EXP/DATASET/ARCH/foldK/NAME/, the folder of a run."""
+    return Path(cfg.exp) / cfg.dataset / cfg.arch / f"fold{cfg.fold}" / name
+
+
 class Run:
     """EXP/DATASET/ARCH/foldK/RUN/ and what is written there.
 
@@ -53,13 +59,17 @@ class Run:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another place with exp=") from None
 
     @staticmethod
-    def start(cfg: Config, suffix: str = "", processes: Processes = SINGLE_PROCESS) -> "Run":
-        """A new folder named by ``cfg.run``, or by the time with ``suffix``."""
+    def start(cfg: Config, suffix: str = "", processes: Processes = SINGLE_PROCESS, fresh: bool = True) -> "Run":
+        """The folder named by ``cfg.run``, or by the time with ``suffix``."""
         name = processes.gather(cfg.run or time.strftime("%Y%m%d-%H%M%S") + suffix)[0]  # clocks differ by a second
-        run = Run.open(Path(cfg.exp) / cfg.dataset / cfg.arch / f"fold{cfg.fold}" / name, True, processes)
-        run.write_text("config.yaml", yaml.safe_dump(to_dict(cfg), sort_keys=False))
+        run = Run.open(folder_of(cfg, name), fresh, processes)
+        run.write_options(cfg)
         run.write_text("code.txt", f"{code_version()}\n{shlex.join(sys.argv)}\n")
         return run
+
+    def write_options(self, cfg: Config) -> None:
+        """config.yaml: what the run is resumed with."""
+        self.write_text("config.yaml", yaml.safe_dump(to_dict(replace(cfg, resume="")), sort_keys=False))
 
     @staticmethod
     def open(folder: Path, fresh: bool, processes: Processes) -> "Run":

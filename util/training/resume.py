@@ -8,15 +8,30 @@ from pathlib import Path
 from util.config import Config, changes_numbers, flat, from_dict, to_dict
 from util.results.origin import origin_of_checkpoint
 from util.run import checkpoint
+from util.run.folder import folder_of
 from util.run.weights import TrainedWeights
 from util.runtime.errors import UserError
 from util.training.loop import Progress
+from util.training.optim import schedule
+
+
+def find_run(cfg: Config) -> Config:
+    """``cfg`` with the folder that resume=auto means: that of the run of this name if it has a checkpoint, else none.
+
+    Raises UserError where the run has no name.
+    """
+    if cfg.resume != "auto":
+        return cfg
+    if not cfg.run:
+        raise UserError("resume=auto: nothing says which run is meant; give it a name with run=NAME")
+    folder = folder_of(cfg, cfg.run)
+    return replace(cfg, resume=str(folder) if (folder / "checkpoints" / "last.pt").is_file() else "")
 
 
 def read_run(cfg: Config) -> tuple[Config, dict, Path]:
     """The run that ``cfg.resume`` names: the options to go on with, its last checkpoint and that one's file.
 
-    Raises UserError where the run was started with other options that change numbers.
+    Raises UserError where the run was started with other options that change numbers; but it may have more epochs.
     """
     path = Path(cfg.resume)
     file = path / "checkpoints" / "last.pt" if path.is_dir() else path
@@ -30,11 +45,42 @@ def read_run(cfg: Config) -> tuple[Config, dict, Path]:
     cfg = replace(cfg, weights=before.weights)
     then, now = flat(to_dict(before)), flat(to_dict(cfg))
     changed = [f"{name} (then {then[name]!r}, now {now[name]!r})" for name in sorted(now)
-               if then[name] != now[name] and changes_numbers(name)]
+               if then[name] != now[name] and changes_numbers(name)
+               and not (name == "train.epochs" and now[name] > then[name])]
     if changed:
         raise UserError(f"{file}: the run was started with other options: {', '.join(changed)}; resume with the same "
-                        f"ones (config.yaml in its folder has them), or start a new run")
+                        f"ones (resume= without --config takes them from config.yaml in its folder), or start a new "
+                        f"run")
     return cfg, saved, file
+
+
+def extended(origin: dict, saved: dict, cfg: Config) -> dict:
+    """``origin``, what checkpoints say of a run, with the epochs it was planned for where it now gets more.
+
+    Its rate then follows no poly schedule from the start, so its numbers are not those of a run of so many epochs.
+    """
+    epochs = from_dict(Config, saved["config"], "a checkpoint").train.epochs
+    if epochs == cfg.train.epochs or not (saved["at"]["epoch"] or saved["at"]["step"]):
+        return origin
+    return {**origin, "extended": [*origin.get("extended", ()), epochs]}
+
+
+def going_on(saved: dict, cfg: Config, at: Progress, steps: int) -> str:
+    """What the log says of a run that goes on: from where, and what is other than before. steps: of an epoch."""
+    before = from_dict(Config, saved["config"], "a checkpoint")
+    text = f"goes on after {at.epoch} of {before.train.epochs} epochs and {at.step} of {steps} steps"
+    then, now = flat(to_dict(before)), flat(to_dict(cfg))
+    changed = [f"{name} {now[name]!r} (then {then[name]!r})" for name in sorted(now)
+               if then[name] != now[name] and name not in ("resume", "run", "train.epochs")]
+    if changed:
+        text += f"; options that change no number: {', '.join(changed)}"
+    if before.train.epochs != cfg.train.epochs:
+        shares = [schedule(at.epoch * steps + at.step, epochs * steps, cfg.train)
+                  for epochs in (before.train.epochs, cfg.train.epochs)]
+        text += (f"; train.epochs {cfg.train.epochs} (then {before.train.epochs}): the poly schedule runs over all of "
+                 f"them, and the rate goes on at {shares[1]:.3f} of the full one instead of {shares[0]:.3f}. Numbers "
+                 f"are not those of a run that had {cfg.train.epochs} epochs from the start")
+    return text
 
 
 def started_from(weights: TrainedWeights | None) -> dict | None:

@@ -2,6 +2,7 @@
 import math
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,10 +27,10 @@ from util.runtime.errors import UserError
 from util.runtime.processes import Processes
 from util.runtime.progress import progress
 from util.runtime.stop import Stopped, StopRequest
+from util.training import resume
 from util.training.ema import Average
 from util.training.loop import Progress, require_finite, train_one_epoch
 from util.training.optim import make_optimizer, restore_optimizer
-from util.training.resume import progress_of, read_run, require_numbers, require_scores, started_from, understood
 
 
 class Trainer:
@@ -44,8 +45,9 @@ class Trainer:
         make_deterministic(cfg.seed)
         set_tf32(self.device, cfg.precision)
         saved, start, clip = None, None, None
+        again, cfg = cfg.resume == "auto", resume.find_run(cfg)
         if cfg.resume:
-            cfg, saved, file = read_run(cfg)
+            cfg, saved, file = resume.read_run(cfg)
             clip = carried_clip(saved, str(file))
         elif cfg.weights:
             start = read_weights(cfg.weights, "weights= names a checkpoint to start from")
@@ -68,14 +70,17 @@ class Trainer:
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
         self.at, self.last_scores, self.seconds = Progress(), None, 0.0
         self.best: dict[str, dict | None] = {"unseen": None, "seen": None}  # scores of the best epochs so far
-        self.trained_on = origin_of(cfg, started_from(start))
+        self.trained_on = origin_of(cfg, resume.started_from(start))
         if saved:
             self._take_back(saved, file)
         self.not_zero_shot = not_zero_shot(self.trained_on, cfg)
         self.miou = "mIoU (not zero-shot)" if self.not_zero_shot else "unseen mIoU"
         self.run = (Run.open(file.parent.parent, False, self.processes) if saved
-                    else Run.start(cfg, processes=self.processes))
+                    else Run.start(cfg, processes=self.processes, fresh=not again))
         self._tell(images, start)
+        if saved:
+            self.run.log(resume.going_on(saved, cfg, self.at, self.batches.batches))
+            self.run.write_options(replace(cfg, run=self.run.folder.name))
 
     def _tell(self, images: int, start: TrainedWeights | None) -> None:
         parameters = list(self.model.parameters())
@@ -98,25 +103,26 @@ class Trainer:
     def _take_back(self, saved: dict, file: Path) -> None:
         """Go on where a run's last checkpoint was written. Raises UserError naming an entry that is not understood."""
         checkpoint.restore(self.model, saved, file, self.clip)
-        with understood(file, "at"):
-            self.at = progress_of(saved["at"], self.batches.batches, self.cfg.train.epochs, self.losses_of.weights)
+        with resume.understood(file, "at"):
+            self.at = resume.progress_of(saved["at"], self.batches.batches, self.cfg.train.epochs,
+                                         self.losses_of.weights)
         if self.cfg.train.ema:
-            with understood(file, "average"):
+            with resume.understood(file, "average"):
                 self.average.restore(saved["average"])
-        with understood(file, "optimizer"):
+        with resume.understood(file, "optimizer"):
             restore_optimizer(self.optimizer, saved["optimizer"])
-        with understood(file, "rng"):
+        with resume.understood(file, "rng"):
             torch.set_rng_state(saved["rng"])
             if self.device.type == "cuda" and saved["cuda_rng"] is not None:
                 torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
-        with understood(file, "best and last_scores"):
+        with resume.understood(file, "best and last_scores"):
             self.best, self.last_scores = {rule: saved["best"][rule] for rule in self.best}, saved["last_scores"]
             for scores in (*self.best.values(), self.last_scores):
                 if self.at.epoch or scores is not None:  # an epoch that has ended has scores
-                    require_scores(scores, self.at.epoch)
-        with understood(file, "seconds"):
-            require_numbers({"seconds": saved["seconds"]}, math.inf)
-        self.trained_on = origin_of_checkpoint(saved, str(file))
+                    resume.require_scores(scores, self.at.epoch)
+        with resume.understood(file, "seconds"):
+            resume.require_numbers({"seconds": saved["seconds"]}, math.inf)
+        self.trained_on = resume.extended(origin_of_checkpoint(saved, str(file)), saved, self.cfg)
         self.seconds = float(saved["seconds"])
 
     def _weights(self) -> dict:
