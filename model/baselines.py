@@ -1,4 +1,6 @@
 """Baselines that need no training, with ESDA's interface."""
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,7 +8,7 @@ from torch import Tensor, nn
 from model.clip.clip import CLIP
 from model.clip.dense import dense_clip
 from model.clip.text_encoder import TextEmbedding
-from model.esda import Segmentation
+from model.esda import ESDA, Segmentation
 from model.similarity import similarity_map
 
 
@@ -19,6 +21,16 @@ class Everything(nn.Module):
         logits = torch.zeros(batch, 2, height, width, device=images.device)
         logits[:, 1] = 1
         return Segmentation(logits, torch.ones(batch, 1, 1, 1, device=images.device), logits.flatten(2), {})
+
+
+class DenseImages(NamedTuple):
+    """What is the same for every name: tokens (B, 1 + n, C) and patches (B, n, D), unit vectors in CLIP's embedding."""
+    tokens: Tensor
+    patches: Tensor
+
+    def repeat(self, names: int) -> "DenseImages":
+        """Each image ``names`` times in a row."""
+        return DenseImages(*(part.repeat_interleave(names, dim=0) for part in self))
 
 
 class ClipPrior(nn.Module):
@@ -39,10 +51,16 @@ class ClipPrior(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor, text: TextEmbedding) -> Segmentation:
+    forward, all_names = ESDA.forward, ESDA.all_names
+
+    def before_names(self, images: Tensor) -> DenseImages:
+        """uint8 RGB (B, 3, S, S) to what is the same for every name."""
         pixels = (images / 255 - self.pixel_mean) / self.pixel_std
         tokens, joint = dense_clip(self.visual, pixels, (self.reading,))     # (B, 1 + n, C), (B, 1, n, D)
-        grid = self.visual.grid_of(images.shape[2:])
-        prior = similarity_map(joint[:, 0], text.cls, grid)                  # (B, 1, h, h)
-        s = F.interpolate(prior, size=images.shape[2:], mode="bilinear", align_corners=False)
-        return Segmentation(torch.cat([self.threshold - s, s - self.threshold], dim=1), prior, tokens[:, 1:], {})
+        return DenseImages(tokens, joint[:, 0])
+
+    def segment(self, images: DenseImages, text: TextEmbedding, size: tuple[int, int], noise=None) -> Segmentation:
+        """From B images to the masks of B names, at the input's ``size``. Nothing here is random."""
+        prior = similarity_map(images.patches, text.cls, self.visual.grid_of(size))  # (B, 1, h, h)
+        s = F.interpolate(prior, size=size, mode="bilinear", align_corners=False)
+        return Segmentation(torch.cat([self.threshold - s, s - self.threshold], dim=1), prior, images.tokens[:, 1:], {})

@@ -1,5 +1,6 @@
 """The one place where options become modules, and where another design of a part is registered."""
 import difflib
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -150,6 +151,12 @@ def embed_classes(model: nn.Module, names: list[str], seen: tuple[int, ...], opt
     return text
 
 
+@cache
+def tokenizer() -> Tokenizer:
+    """The one of all names: it takes a quarter of a second to make, and remembers the words it has met."""
+    return Tokenizer()
+
+
 @torch.no_grad()
 def embed_names(text_encoder: TextEncoder, names: list[str], options) -> TextEmbedding:
     """The embeddings of all class names, computed once and kept; row = place in ``names``.
@@ -159,7 +166,7 @@ def embed_names(text_encoder: TextEncoder, names: list[str], options) -> TextEmb
     """
     texts = [options.prompt.format(options.same_word or name) for name in names]
     try:
-        ids = Tokenizer()(texts, text_encoder.context_length)
+        ids = tokenizer()(texts, text_encoder.context_length)
     except ValueError as error:
         raise WeightsError(f"model.prompt: {error}") from None
     if options.mask_padding and options.token_order == "described":  # the released order moves patches by the length

@@ -1,0 +1,104 @@
+"""The files of results: their names, whether they are there already, and writing them whole or not at all."""
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+
+from util.predict.result import Result
+from util.run.atomic import write_bytes_atomically
+from util.runtime.errors import UserError
+
+REMEDY = "free some space or choose another folder with --out, then start the same command again"
+MOST_PROBABILITIES = 1 << 30    # values in one file, 2 GB in fp16
+
+
+class Outputs:
+    """A folder of results, OUT/NAME.overlay.png, .mask.png, .json and, if asked for, .probabilities.npz.
+
+    NAME is the image's without its suffix. Where OUT/NAME belongs to another image, or to nobody that can be told,
+    it is NAME-2, NAME-3 and so on. The JSON is written last: it says that the rest is whole.
+
+    options: what decides the results besides the image, plain values; results made with others are made again.
+    """
+
+    def __init__(self, folder: Path, options: dict, probabilities: bool):
+        self.folder, self.options, self.probabilities = folder, options, probabilities
+        self._given: dict[Path, Path] = {}      # {image: OUT/NAME}
+
+    def place(self, image: Path) -> tuple[Path, str]:
+        """OUT/NAME of an image, and what is there: "new", "done", or "other" for results made with other options."""
+        number, taken = 1, set(self._given.values())
+        while True:
+            stem = self.folder / (image.stem if number == 1 else f"{image.stem}-{number}")
+            if stem not in taken:
+                about = _read_json(_with(stem, ".json"))
+                if about is not None and about.get("image", {}).get("file") == str(image.resolve()):
+                    done = about.get("made_from") == self._made_from(image) and all(
+                        (self.folder / name).is_file() for name in about.get("files", ()))
+                    break
+                if not any(self.folder.glob(_escaped(f"{stem.name}.") + "*")):
+                    done = None
+                    break
+            number += 1
+        self._given[image] = stem
+        return stem, {True: "done", False: "other", None: "new"}[done]
+
+    def write(self, image: Path, result: Result) -> Path:
+        """Write the files of one image and return the overlay's path. Raises UserError where that is not possible."""
+        stem = self._given[image]
+        files = {".overlay.png": result.overlay_png(), ".mask.png": result.mask_png()}
+        if result.separate:
+            files |= {f".mask-{k + 1}.png": result.mask_png(k) for k in range(len(result.names))}
+        if self.probabilities:
+            files[".probabilities.npz"] = _npz(result, image)
+        about = {"image": {"file": str(image.resolve()), "width": result.image.shape[1],
+                           "height": result.image.shape[0]},
+                 **result.json(), "files": [_with(stem, suffix).name for suffix in files],
+                 "made_from": self._made_from(image)}
+        files[".json"] = (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode()
+        for suffix, data in files.items():
+            write_bytes_atomically(_with(stem, suffix), data, REMEDY, durable=False)
+        return _with(stem, ".overlay.png")
+
+    def _made_from(self, image: Path) -> dict:
+        status = image.stat()
+        return {"bytes": status.st_size, "modified": status.st_mtime_ns, **self.options}
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder and write into it for a try, before anything long begins. Raises UserError."""
+    remedy = "choose another folder with --out"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: the folder for results cannot be made ({error.strerror}); {remedy}") from None
+    attempt = folder / ".predict.part"
+    write_bytes_atomically(attempt, b"", remedy, durable=False)
+    attempt.unlink()
+
+
+def _with(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def _read_json(path: Path) -> dict | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and isinstance(content.get("image"), dict) else None
+
+
+def _npz(result: Result, image: Path) -> bytes:
+    if len(result.names) * result.image[..., 0].size > MOST_PROBABILITIES:
+        raise UserError(f"{image}: the probabilities of {len(result.names)} names at {result.image.shape[1]} x "
+                        f"{result.image.shape[0]} px are more than {MOST_PROBABILITIES:,} values; leave --prob away or "
+                        f"ask for fewer names")
+    out = io.BytesIO()
+    np.savez_compressed(out, names=np.array(result.names), probabilities=result.probabilities.astype(np.float16))
+    return out.getvalue()

@@ -1,0 +1,229 @@
+"""From an image and words to masks: the model behind predict.py and app.py, and the class to use from Python.
+
+    from util.predict.segmenter import Segmenter
+
+    segmenter = Segmenter.load("exp/.../checkpoints/best.pt")
+    result = segmenter("photo.jpg", ["star", "key"])
+    result.masks            # (2, H, W) bool
+"""
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.dataset import EvalBatch, mean_colour
+from data.folds import classes_of
+from data.transform import FITS
+from model.build import build_model, embed_classes, embed_names, tokenizer
+from model.clip.text_encoder import TextEmbedding
+from model.clip.weights import fingerprint_of, read_clip
+from util.config import BASE, ROOT, Config, from_dict, load, to_dict
+from util.evaluation.generalised import NAMES_AT_ONCE_IN_BF16
+from util.evaluation.predict import at_once, require_finite, windows
+from util.evaluation.presence import presence
+from util.predict.images import as_image
+from util.predict.names import checked_names
+from util.predict.result import Result
+from util.predict.shipped import SHIPPED
+from util.results.origin import RELEASED
+from util.run import checkpoint
+from util.run.weights import TrainedWeights, read_weights
+from util.runtime.device import autocast, pick_device, place, set_tf32
+from util.runtime.errors import UserError
+
+INPUTS_ON_A_GPU = 8         # images, or images times names, that go through the network together
+UNCALIBRATED = 0.5          # the threshold of a checkpoint that holds none: as much for the name as against it
+
+
+class Encoded(NamedTuple):
+    """B images of one window, as the network has seen them before it is given names."""
+    images: Tensor      # (B, 3, height, width) uint8, on the device
+    shared: object      # of the model's before_names
+
+
+class Segmenter:
+    """Finds named things in images.
+
+    ``segmenter(image, names)`` is the whole way. ``set_image`` and then ``predict(names)`` keeps what is the same for
+    every name, so that further names cost a fraction. ``batch(images, names)`` takes several images through the network
+    together. An image is a path, an array (H, W, 3) uint8 RGB or a Pillow image (util/predict/images.py: as_image).
+
+    threshold: the score, 0..1, below which a name counts as not found; calibrated: whether the checkpoint holds it.
+    about: what the results' JSON says of the model. cfg: its options, util.options.Config.
+    All methods raise UserError for what a user can get wrong; WeightsError for weights that do not fit.
+    """
+
+    def __init__(self, model: torch.nn.Module, cfg: Config, device: torch.device, threshold: float | None = None,
+                 about: dict | None = None):
+        """model: of build_model, with its weights and on ``device``; ESDA+ has been told its rivals."""
+        self.model, self.cfg, self.device = model.eval(), cfg, device
+        self.model.text_encoder.cpu()   # names are embedded there, as in evaluation
+        self.calibrated = threshold is not None
+        self.threshold = UNCALIBRATED if threshold is None else threshold
+        self.about = about or {}
+        self.fit, self.autocast = FITS[cfg.eval.fit], autocast(device, cfg.precision)
+        self._text: tuple[tuple[str, ...], TextEmbedding | None] = ((), None)
+        self._image: tuple[np.ndarray, Encoded, tuple[int, int]] | None = None
+
+    @classmethod
+    def load(cls, weights: str | Path | None = None, *, model: str | None = None, clip: str | Path | None = None,
+             size: int | None = None, device: str = "auto", precision: str | None = None) -> "Segmenter":
+        """Load a checkpoint, or a model without training.
+
+        Args:
+            weights: best.pt or last.pt of train.py, a .safetensors of convert.py or a released checkpoint; None: the
+                shipped one, which knows the twenty shapes of Shapes-5i and nothing else. Its own options hold.
+            model: naclip, maskclip, clearclip or clip_prior instead, which need CLIP's weights only.
+            clip: CLIP's weights; None: those that the options name, weights/ViT-B-16.pt where there is no checkpoint.
+            size: px, side of the network's square input, a multiple of the patch; None: that of the options.
+            device: as option ``device``; precision: as option ``precision``, None: that of the options.
+        TF32 is allowed or forbidden for the whole process, as the precision says.
+        """
+        if model and weights:
+            raise UserError(f"weights {weights} and the model {model}, which has none of its own; give one of the two")
+        read = None if model else read_weights(str(weights or SHIPPED), "give a checkpoint with --weights")
+        cfg = _options(read, model, clip, size, device, precision)
+        on = pick_device(cfg.device)
+        set_tf32(on, cfg.precision)
+        known = read and read.clip or read_clip(cfg.model.clip)
+        net, known = build_model(cfg.model, known.with_activation(cfg.model.activation, cfg.model.clip))
+        about = {"kind": cfg.model.kind, "clip": known.fingerprint, "size": cfg.model.size, "precision": cfg.precision,
+                 "checkpoint": None}
+        if read:
+            checkpoint.restore(net, read.saved, read.file, known.fingerprint)
+            about["checkpoint"] = {"file": read.file, "epoch": read.saved["epoch"] + 1,
+                                   "fingerprint": fingerprint_of(read.saved["model"])}
+        if cfg.model.kind == "plus":  # the seen names of its fold are its rivals, whatever the user asks for
+            classes = classes_of(cfg.data)
+            embed_classes(net, classes.names, classes.seen(cfg.fold), cfg.model)
+        logit = read and read.saved.get("presence_threshold")
+        threshold = None if logit is None else float(torch.tensor(float(logit)).sigmoid())
+        return cls(place(net, cfg, on), cfg, on, threshold, about)
+
+    def __call__(self, image, names: str | Iterable[str], *, others: str | Iterable[str] = (),
+                 threshold: float | None = None, separate: bool = False) -> Result:
+        """Find ``names`` in one image.
+
+        names: 1 to 254 words or phrases; a single text is one name.
+        others: rival words, which take pixels and are not reported.
+        threshold: 0..1, see the class; None: the checkpoint's.
+        separate: whether each name gets all of its own mask. Else a pixel goes to the name with the strongest evidence.
+        """
+        return self.batch([image], names, others=others, threshold=threshold, separate=separate)[0]
+
+    def set_image(self, image) -> None:
+        """Take an image through the part of the network that no name enters, for ``predict``."""
+        image = as_image(image)
+        [([_], encoded)], [valid] = self._encode([image])
+        self._image = image, encoded, valid
+
+    def predict(self, names: str | Iterable[str], *, others: str | Iterable[str] = (), threshold: float | None = None,
+                separate: bool = False) -> Result:
+        """Find ``names`` in the image that was set; arguments as of a call."""
+        if self._image is None:
+            raise UserError("there is no image yet; call set_image(image) before predict(names)")
+        image, encoded, valid = self._image
+        asked = self._asked(names, others, threshold, separate)
+        return self._result(image, valid, self._evidence(encoded, asked.text)[0], asked)
+
+    def batch(self, images: Iterable, names: str | Iterable[str], *, others: str | Iterable[str] = (),
+              threshold: float | None = None, separate: bool = False) -> list[Result]:
+        """Find ``names`` in each of several images; other arguments as of a call. The names are embedded once."""
+        asked = self._asked(names, others, threshold, separate)
+        images = [as_image(image) for image in images]
+        out: list[Result | None] = [None] * len(images)
+        groups, valid = self._encode(images)
+        for places, encoded in groups:
+            for k, evidence in zip(places, self._evidence(encoded, asked.text)):
+                out[k] = self._result(images[k], valid[k], evidence, asked)
+        return out
+
+    @property
+    def at_once(self) -> int:
+        """How many images are worth handing to ``batch`` together."""
+        return at_once(self.cfg.model.size, self.cfg.model.size, self.device, self.autocast) or INPUTS_ON_A_GPU
+
+    # From words and pixels to evidence
+
+    def _asked(self, names, others, threshold: float | None, separate: bool) -> "_Asked":
+        names, others = checked_names(names, others)
+        threshold = self.threshold if threshold is None else threshold
+        if not 0 <= threshold <= 1:
+            raise UserError(f"threshold {threshold} should be 0 to 1, as the scores are")
+        return _Asked(names, others, float(threshold), separate, self._embed(names + others))
+
+    def _embed(self, words: list[str]) -> TextEmbedding:
+        """The embeddings of the last list of words are kept."""
+        key = tuple(words)
+        if self._text[0] != key:
+            longest = self.model.text_encoder.context_length
+            for word in words:
+                length = len(tokenizer().encode(self.cfg.model.prompt.format(word))) + 2  # start and end
+                if length > longest:
+                    raise UserError(f"the name {word[:60]!r}{'...' * (len(word) > 60)} is too long: with the prompt it "
+                                    f"has {length} tokens, and this CLIP reads at most {longest}; shorten it")
+            self._text = key, embed_names(self.model.text_encoder, words, self.cfg.model).to(self.device)
+        return self._text[1]
+
+    @torch.inference_mode()
+    def _encode(self, images: list[np.ndarray]):
+        """[(places, Encoded)], images that fill the same patches together, and the valid size of each image."""
+        fill = mean_colour(self.cfg.model.pixel_mean)
+        fitted = [self.fit.to_input(image, self.cfg.model.size, fill) for image in images]
+        pixels = torch.from_numpy(np.stack([canvas for canvas, _ in fitted])).permute(0, 3, 1, 2).contiguous()
+        valid, groups = [size for _, size in fitted], []
+        for places, window in windows(EvalBatch(pixels, valid, [], []), self.fit, self.model, self.device,
+                                      self.autocast):
+            with self.autocast:
+                groups.append((places, Encoded(window, self.model.before_names(window))))
+        return groups, valid
+
+    @torch.inference_mode()
+    def _evidence(self, encoded: Encoded, text: TextEmbedding) -> Tensor:
+        """(B, K, height, width) fp32 on the CPU: foreground minus background logit of each name in each image."""
+        inputs = at_once(*encoded.images.shape[2:], self.device, self.autocast) or NAMES_AT_ONCE_IN_BF16
+        chunk = max(1, inputs // len(encoded.images))
+        with self.autocast:
+            parts = list(self.model.all_names(encoded.images, text, chunk, encoded.shared))
+        evidence = torch.cat(parts, dim=1).float()
+        require_finite(evidence)
+        return evidence.cpu()
+
+    def _result(self, image: np.ndarray, valid: tuple[int, int], evidence: Tensor, asked: "_Asked") -> Result:
+        scores = presence(evidence[:, :valid[0], :valid[1]]).sigmoid().numpy()
+        to_original = partial(self.fit.to_original, valid=valid, shape=image.shape[:2])
+        return Result(image, asked.names, asked.others, asked.threshold, asked.separate, self.about, scores, evidence,
+                      to_original)
+
+
+class _Asked(NamedTuple):
+    names: list[str]
+    others: list[str]
+    threshold: float
+    separate: bool
+    text: TextEmbedding
+
+
+def _options(read: TrainedWeights | None, model: str | None, clip, size, device: str, precision: str | None) -> Config:
+    """Those of the checkpoint's run, or the defaults for a model without training, with what the user wants else."""
+    if read is None:
+        values, where = to_dict(load(Config, BASE, [f"model.kind={model}", "eval.fit=cut"])), "the options"
+    elif read.saved["config"] is None:  # a released checkpoint has none
+        values, where = to_dict(load(Config, RELEASED)), read.file
+    else:
+        values, where = to_dict(from_dict(Config, read.saved["config"], f"{read.file}: its options", strict=False)), \
+            f"{read.file}: its options"
+    values |= {"device": device, "compile": False, "precision": precision or values["precision"]}
+    values["model"]["clip"] = str(clip or _from_root(values["model"]["clip"]))
+    values["model"]["size"] = values["model"]["size"] if size is None else size
+    values["data"]["classes"] = _from_root(values["data"]["classes"])
+    return from_dict(Config, values, where)
+
+
+def _from_root(path: str) -> str:
+    """A path of a config, which is written as seen from the project's own folder."""
+    return path if Path(path).exists() else str(ROOT / path)
