@@ -18,11 +18,15 @@ def main() -> int:
             from util.training.trainer import Trainer  # torch takes seconds to import: mistakes above are told before
         stop.check()
         trainer = Trainer(cfg, stop)
-        trainer.fit()
-        trainer.finish()
+        if cfg.dry_run:
+            from util.training.plan import plan
+            plan(trainer)
+        else:
+            trainer.fit()
+            trainer.finish()
         trainer.processes.close()
     except Stopped as stopped:
-        stopped.where = f"; go on with resume={trainer.run.folder}" if trainer else ""
+        stopped.where = f"; go on with resume={trainer.run.folder}" if trainer and not cfg.dry_run else ""
         raise
     finally:
         if trainer:

@@ -3,6 +3,7 @@
 #   bash train.sh                       Shapes-5i, fold 0: nothing to download
 #   bash train.sh shapes all            the four folds one after another, then their table
 #   bash train.sh shapes/supervised 2   another configuration: config/shapes/supervised.yaml
+#   bash train.sh pascal 0 --dry-run    check data, weights, device and disk, and predict memory and time
 #   bash train.sh resume=RUN            go on with the run in folder RUN, by its own options
 #   NPROC=4 bash train.sh coco          the same training in 4 processes, each on a GPU of its own
 set -euo pipefail
@@ -10,6 +11,12 @@ cd "$(dirname "$0")"
 source util/setup.sh
 usage_if_asked "$@"
 
+options=()
+for argument; do  # --dry-run is dry_run=true, wherever it stands
+    shift
+    if [ "$argument" != --dry-run ]; then set -- "$@" "$argument"; else options+=(dry_run=true); fi
+done
+set -- "$@" ${options[@]+"${options[@]}"}
 if [[ ${1:-} == *=* && " $*" == *" resume="* && " $*" != *" resume=auto"* ]]; then  # by the run's own options
     launch_of
     setup requirements.txt

@@ -269,6 +269,8 @@ class Config:
     resume: str = option("", "a run's folder (or its checkpoints/last.pt) to go on with, by its own options where no "
                          "--config is given. Others may be those that change no number, and more train.epochs. auto: "
                          "the run that is named by run=, if it has a checkpoint; else it starts", numbers=False)
+    dry_run: bool = option(False, "true: check data, weights, device and disk, count and predict from a few steps what "
+                           "the run would take, and train nothing", numbers=False)
     weights: str = option("", "test.py: the checkpoint to evaluate; train.py: one to start from (fine-tuning)")
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)

@@ -142,5 +142,5 @@ start() {
         [ "$fold" = all ] || exec "${command[@]}"
         run "${command[@]}"
     done
-    "$python" -m util.results.table --config "$config" run="$stamp" "$@"
+    [[ " $*" == *" dry_run=true"* ]] || "$python" -m util.results.table --config "$config" run="$stamp" "$@"
 }

@@ -1,5 +1,6 @@
 """train.sh, test.sh and util/setup.sh: what they say, refuse, and do with signals; util/requirements.py."""
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -50,6 +51,32 @@ def test_the_call_of_torchrun(environment, expected):
     done = bash("-c", 'set -euo pipefail; source util/setup.sh; launch_of; echo "${launch[@]+${launch[@]}}"',
                 **environment)
     assert done.stdout.split() == ["-m", "util.runtime.torchrun"][:2 * bool(expected)] + expected.split()
+
+
+@pytest.fixture
+def called(tmp_path):
+    """called("train.sh", ...) gives the calls of python that a script makes, by one that only writes them down."""
+    (tmp_path / "python").write_text('#!/bin/sh\n[ "$2" != data.folds ] || { echo 0 1; exit; }\necho "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+
+    def run(*command, **environment) -> list[str]:
+        done = bash(*command, VIRTUAL_ENV="x", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}", **environment)
+        assert done.returncode == 0, done.stderr
+        return [re.sub(r"run=\d{8}-\d{6}", "run=TIME", line) for line in done.stdout.splitlines()
+                if not line.startswith(("util/requirements.py", "-m data.shapes.make"))]
+    return run
+
+
+@pytest.mark.parametrize("command, calls", [
+    ([], ["train.py --config config/shapes/esda.yaml fold=0 run=TIME"]),
+    (["coco", "all", "seed=1"], [*(f"train.py --config config/coco/esda.yaml fold={k} run=TIME seed=1" for k in (0, 1)),
+                                 "-m util.results.table --config config/coco/esda.yaml run=TIME seed=1"]),
+    (["--dry-run", "pascal", "all"], [f"train.py --config config/pascal/esda.yaml fold={k} run=TIME dry_run=true"
+                                      for k in (0, 1)]),
+    (["seed=1", "resume=exp/x", "--dry-run"], ["train.py seed=1 resume=exp/x dry_run=true"]),
+    (["resume=auto", "run=x"], ["train.py --config config/shapes/esda.yaml fold=0 run=TIME resume=auto run=x"])])
+def test_what_train_sh_starts(command, calls, called):
+    assert called("train.sh", *command) == calls
 
 
 COUNT = """

@@ -19,6 +19,8 @@ def test(cfg: Config) -> None:
     """Test ``cfg.weights`` on the classes that the fold holds back, and write the results into a new run's folder."""
     if cfg.resume:
         raise UserError(f"resume={cfg.resume} is for train.py; name the checkpoint to test with weights=")
+    if cfg.dry_run:
+        raise UserError("dry_run=true is for train.py; leave it away")
     device = pick_device(cfg.device)
     make_deterministic(cfg.seed)
     set_tf32(device, cfg.precision)

@@ -19,7 +19,7 @@ from util.results.final import final_test, table, where
 from util.results.origin import changed_options, in_words, not_zero_shot, origin_of, origin_of_checkpoint
 from util.results.pictures import panel
 from util.run import checkpoint
-from util.run.folder import Run, code_version
+from util.run.folder import Run, code_version, folder_of
 from util.run.selection import SELECTIONS
 from util.run.weights import TrainedWeights, carried_clip, read_weights
 from util.runtime.device import autocast, describe, make_deterministic, pick_device, place, set_tf32
@@ -75,8 +75,11 @@ class Trainer:
             self._take_back(saved, file)
         self.not_zero_shot = not_zero_shot(self.trained_on, cfg)
         self.miou = "mIoU (not zero-shot)" if self.not_zero_shot else "unseen mIoU"
-        self.run = (Run.open(file.parent.parent, False, self.processes) if saved
-                    else Run.start(cfg, processes=self.processes, fresh=not again))
+        if cfg.dry_run:
+            self.run = Run(folder_of(cfg, cfg.run), fresh=False, silent=True)
+        else:
+            self.run = (Run.open(file.parent.parent, False, self.processes) if saved
+                        else Run.start(cfg, processes=self.processes, fresh=not again))
         self._tell(images, start)
         if saved:
             self.run.log(resume.going_on(saved, cfg, self.at, self.batches.batches))
