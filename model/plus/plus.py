@@ -119,7 +119,9 @@ class ESDAPlus(ESDA):
         factors = () if noise is None or noise.decoder is None else (noise.decoder,)
         guide = {"guide": views.guide} if views.guide else {}
         logits = self.decoder(patches, prior, *factors, **guide)             # (B, 2, h, w), or finer where guided
-        return Segmentation(bilinear(logits, size), prior, views.encoding.tokens[:, 1:], views.encoding.blocks)
+        logits = bilinear(logits, size)
+        verdict = None if self.training else self.verdict(views, text, logits[:, 1] - logits[:, 0], grid)
+        return Segmentation(logits, prior, views.encoding.tokens[:, 1:], views.encoding.blocks, verdict)
 
     def similarity(self, views: Views, text: TextEmbedding, noise: PlusNoise | None = None) -> Tensor:
         """The three channels of each map, (B, V, 3, n) fp32: the only place where the name is read."""
@@ -130,6 +132,20 @@ class ESDAPlus(ESDA):
             if noise:
                 allowed = allowed & noise.rivals
             return similarity_channels(match, views.rivals, allowed, self.scale)
+
+    def verdict(self, views: Views, text: TextEmbedding, evidence: Tensor, grid: tuple[int, int]) -> Tensor:
+        """CLIP's log-probability of the name against the rivals, of what was found in ``evidence`` (B, S, S): (B,).
+
+        CLIP sees the mean of the first map's patches, weighted by the foreground's probability, and classifies it as
+        it does an image. It knows better than the mask whether a thing of that name is there at all.
+        """
+        with torch.autocast(evidence.device.type, enabled=False):
+            found = F.adaptive_avg_pool2d(evidence.float().sigmoid()[:, None], grid).flatten(2)      # (B, 1, n)
+            region = F.normalize((found @ views.joint[:, 0])[:, 0], dim=-1)                          # (B, D)
+            name = F.normalize(text.cls.float(), dim=-1)
+            others = (region @ self.rivals.T).masked_fill(~others_than(name, self.rivals), -torch.inf)
+            match = torch.cat([(region * name).sum(dim=1, keepdim=True), others], dim=1)             # (B, 1 + R)
+            return (self.logit_scale * match).log_softmax(dim=1)[:, 0]
 
     def clip_patches(self, images: Tensor, shared: Views) -> Tensor:
         """As ESDA's, but without another pass of CLIP where the output is among the maps."""

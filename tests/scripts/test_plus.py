@@ -27,7 +27,8 @@ def test_a_run_and_the_test_of_its_checkpoint(whole, run_script, tiny_options, t
                       f"weights={whole / 'checkpoints/last.pt'}")
     assert done.returncode == 0, done.stderr
     again = json.loads((run_folder(tmp_path, "plus") / "results.json").read_text())
-    for key in ("miou", "fb_iou", "samples", "name_auc", "absent_name_miou"):  # other batches, same score
+    for key in ("miou", "fb_iou", "samples", "name_auc", "absent_name_miou", "presence_auroc", "absent_empty",
+                "present_empty", "presence_threshold"):  # other batches, same score
         assert again[key] == pytest.approx(first[key], abs=1e-3)
 
 

@@ -48,6 +48,7 @@ def test_checkpoints_hold_only_tensors_and_plain_values_and_no_frozen_weights(wh
     best = torch.load(whole / "checkpoints/best.pt", weights_only=True)
     assert all(k.startswith(("interactor.", "decoder.", "image_encoder.text_proj.", "image_encoder.branches."))
                for k in best["model"])
+    assert isinstance(best["presence_threshold"], float)
 
 
 def test_the_checkpoint_tests_to_the_same_score(whole, tiny_options, tmp_path):
@@ -55,7 +56,8 @@ def test_the_checkpoint_tests_to_the_same_score(whole, tiny_options, tmp_path):
                       f"weights={whole / 'checkpoints/best.pt'}", "eval.batch_size=3", "data.workers=1")
     assert done.returncode == 0, done.stderr
     again, first = (json.loads((f / "results.json").read_text()) for f in (run_folder(tmp_path), whole))
-    for key in ("miou", "fb_iou", "samples", "name_auc", "absent_name_miou"):  # other batches and workers, same score
+    for key in ("miou", "fb_iou", "samples", "name_auc", "absent_name_miou", "presence_auroc", "absent_empty",
+                "presence_threshold"):  # other batches and workers, same score
         assert again[key] == pytest.approx(first[key], abs=1e-3)
 
 

@@ -33,8 +33,8 @@ KINDS = (
     ("a percentage, 0 to 100", _within(100),
      "miou fb_iou per_class.* miou_std? seen_miou? hiou? pixel_accuracy? selections?.*.miou selections?.*.fb_iou "
      "selections?.*.seen_miou? selections?.*.per_class?.* pictures?.*.iou"),
-    ("a percentage or null", lambda v: v is None or _within(100)(v), "absent_name_miou?"),
-    ("a number from 0 to 1 or null", lambda v: v is None or _within(1)(v), "name_auc?"),
+    ("a percentage or null", lambda v: v is None or _within(100)(v), "absent_name_miou? absent_empty? present_empty?"),
+    ("a number from 0 to 1 or null", lambda v: v is None or _within(1)(v), "name_auc? presence_auroc?"),
     ("a list", lambda v: isinstance(v, list), "draws? trained_on?.extended?"),
     ("a mapping", lambda v: isinstance(v, dict), "changed_options?"),
 )

@@ -41,7 +41,7 @@ def predict(batch: EvalBatch, evidence_of) -> list[Prediction]:
     for sample, image, valid, mask in zip(batch.samples, batch.images, batch.valid_sizes, batch.masks):
         evidence = torch.from_numpy(evidence_of(mask, sample.class_id))
         counts = Counts(*count(evidence > 0, torch.from_numpy(mask), sample.class_id).tolist())
-        predictions.append(Prediction(sample, image, valid, mask, evidence, None, counts))
+        predictions.append(Prediction(sample, image, valid, mask, evidence, None, counts, 0.0))
     return predictions
 
 

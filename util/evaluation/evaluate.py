@@ -26,12 +26,14 @@ from util.runtime.progress import progress
 class Evaluation(NamedTuple):
     scores: dict                        # see ``score``
     kept: dict[Sample, Prediction]      # those of the samples to keep, in main memory
+    results: list["Result"]             # of every sample
 
 
 class Result(NamedTuple):
     """What the scores need of one predicted sample."""
     sample: Sample
     counts: Counts
+    presence: float
     name_auc: float | None
 
 
@@ -50,12 +52,13 @@ def evaluate(
     results, kept, wanted = [], {}, set(keep)
     for batch in progress(batches, label):
         for p in predict(batch):
-            results.append(Result(p.sample, p.counts, _name_auc(p) if name_auc else None))
+            results.append(Result(p.sample, p.counts, p.presence, _name_auc(p) if name_auc else None))
             if p.sample in wanted:
                 kept[p.sample] = p.to_cpu()
     kept = {sample: p for part in processes.gather(kept) for sample, p in part.items()}
-    scores = score(processes.whole(results), class_ids, classes, protocol, draws, name_auc)
-    return Evaluation(scores, {sample: kept[sample] for sample in keep})
+    results = processes.whole(results)
+    scores = score(results, class_ids, classes, protocol, draws, name_auc)
+    return Evaluation(scores, {sample: kept[sample] for sample in keep}, results)
 
 
 def score(results: list[Result], class_ids: tuple[int, ...], classes: Classes, protocol: str,
@@ -71,7 +74,7 @@ def score(results: list[Result], class_ids: tuple[int, ...], classes: Classes, p
     """
     times = [Counter(draw) for draw in draws] if draws else None
     tallies, areas, samples = [Tally(class_ids) for _ in draws or [None]], [], 0
-    for sample, counts, area in results:
+    for sample, counts, _, area in results:
         weights = [counter[sample] for counter in times] if times else [1]
         samples += weights[0]
         for tally, weight in zip(tallies, weights):

@@ -28,6 +28,7 @@ class Prediction(NamedTuple):
     evidence: Tensor            # (H, W) float32, on the device: foreground minus background logit; > 0 is foreground
     prior: Tensor               # (1, h, w) in 0..1, on the device
     counts: Counts              # the prediction's pixels against those of the sample's class
+    presence: float             # see ``presence``
 
     def to_cpu(self) -> "Prediction":
         """A copy in main memory that does not keep the rest of its batch alive."""
@@ -55,7 +56,7 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, batch: EvalBatch) -> list[Prediction]:
         count_of_batch = len(batch.samples)
-        seen, evidence, priors = ([None] * count_of_batch for _ in range(3))
+        seen, evidence, priors, present = ([None] * count_of_batch for _ in range(4))
         with evaluation_mode(self.model):
             for places, images in windows(batch, self.fit, self.model, self.device, self.autocast):
                 ids = [self._queried(batch.samples[place]) for place in places]
@@ -64,17 +65,31 @@ class Predictor:
                 height, width = images.shape[2:]
                 differences = output.logits[:, 1] - output.logits[:, 0]              # (b, height, width)
                 require_finite(differences)
-                for place, difference, prior in zip(places, differences, output.prior):
+                verdicts = [None] * len(places) if output.verdict is None else output.verdict
+                for place, difference, prior, verdict in zip(places, differences, output.prior, verdicts):
                     valid, shape = batch.valid_sizes[place], batch.masks[place].shape
                     evidence[place] = self.fit.to_original(difference, valid, shape)
+                    present[place] = presence(difference[:valid[0], :valid[1]], verdict)
                     seen[place], priors[place] = batch.images[place, :, :height, :width], prior
         counts = torch.stack([count(e > 0, torch.from_numpy(mask).to(self.device, non_blocking=True), sample.class_id)
                               for e, mask, sample in zip(evidence, batch.masks, batch.samples)])
-        return [Prediction(*parts, Counts(*numbers)) for *parts, numbers in zip(
-            batch.samples, seen, batch.valid_sizes, batch.masks, evidence, priors, counts.tolist())]
+        return [Prediction(*parts, Counts(*numbers), is_there) for *parts, numbers, is_there in zip(
+            batch.samples, seen, batch.valid_sizes, batch.masks, evidence, priors, counts.tolist(),
+            torch.stack(present).tolist())]
 
     def _queried(self, sample: Sample) -> int:
         return self.queried_class[sample] if self.queried_class else sample.class_id
+
+
+def presence(evidence: Tensor, verdict: Tensor | None = None) -> Tensor:
+    """How surely the named thing is somewhere in the image, in logits: (..., H, W) to (...) fp32.
+
+    The mean of the highest 1/256 of the evidences, and CLIP's ``verdict`` (...) on what was found, where the model has
+    one (model/esda.py, Segmentation).
+    """
+    every = evidence.float().flatten(-2)
+    highest = every.topk(max(1, every.shape[-1] // 256), sorted=False).values.mean(-1)
+    return highest if verdict is None else highest + verdict
 
 
 def windows(batch: EvalBatch, fit: Fit, model, device: torch.device, autocast) -> Iterator[tuple[list[int], Tensor]]:

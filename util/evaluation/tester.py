@@ -37,7 +37,8 @@ def test(cfg: Config) -> None:
     text = embed_classes(model, data.classes.names, data.seen, cfg.model).to(device)
     run = Run.start(cfg, "-test", processes)
     results = final_test(place(model, cfg, device), text, data, cfg, run, device, autocast(device, cfg.precision),
-                         cfg.weights, clip.fingerprint, about)
+                         cfg.weights, clip.fingerprint, weights.saved.get("presence_threshold") if weights else None,
+                         about)
     run.log(table(results))
     run.log(where(run))
     run.close()

@@ -23,8 +23,7 @@ from model.clip.text_encoder import TextEmbedding
 from model.clip.weights import fingerprint_of, read_clip
 from util.config import BASE, ROOT, Config, from_dict, load, to_dict
 from util.evaluation.generalised import NAMES_AT_ONCE_IN_BF16
-from util.evaluation.predict import at_once, require_finite, windows
-from util.evaluation.presence import presence
+from util.evaluation.predict import at_once, presence, require_finite, windows
 from util.predict.images import as_image
 from util.predict.names import checked_names
 from util.predict.result import Result
@@ -128,7 +127,8 @@ class Segmenter:
             raise UserError("there is no image yet; call set_image(image) before predict(names)")
         image, encoded, valid = self._image
         asked = self._asked(names, others, threshold, separate)
-        return self._result(image, valid, self._evidence(encoded, asked.text)[0], asked)
+        [evidence], [scores] = self._evidence(encoded, asked.text, [valid])
+        return self._result(image, valid, evidence, scores, asked)
 
     def batch(self, images: Iterable, names: str | Iterable[str], *, others: str | Iterable[str] = (),
               threshold: float | None = None, separate: bool = False) -> list[Result]:
@@ -138,8 +138,9 @@ class Segmenter:
         out: list[Result | None] = [None] * len(images)
         groups, valid = self._encode(images)
         for places, encoded in groups:
-            for k, evidence in zip(places, self._evidence(encoded, asked.text)):
-                out[k] = self._result(images[k], valid[k], evidence, asked)
+            some = [valid[place] for place in places]
+            for k, evidence, scores in zip(places, *self._evidence(encoded, asked.text, some)):
+                out[k] = self._result(images[k], valid[k], evidence, scores, asked)
         return out
 
     @property
@@ -183,20 +184,26 @@ class Segmenter:
         return groups, valid
 
     @torch.inference_mode()
-    def _evidence(self, encoded: Encoded, text: TextEmbedding) -> Tensor:
-        """(B, K, height, width) fp32 on the CPU: foreground minus background logit of each name in each image."""
+    def _evidence(self, encoded: Encoded, text: TextEmbedding, valid: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Of each name in each image the foreground minus background logit, (B, K, height, width), and the score, (B, K).
+
+        Both fp32 on the CPU; the score is 0..1. valid: the (height, width) that each image fills.
+        """
         inputs = at_once(*encoded.images.shape[2:], self.device, self.autocast) or NAMES_AT_ONCE_IN_BF16
         chunk = max(1, inputs // len(encoded.images))
         with self.autocast:
-            parts = list(self.model.all_names(encoded.images, text, chunk, encoded.shared))
+            parts, verdicts = zip(*self.model.names_and_verdicts(encoded.images, text, chunk, encoded.shared))
         evidence = torch.cat(parts, dim=1).float()
         require_finite(evidence)
-        return evidence.cpu()
+        present = torch.stack([presence(one[:, :height, :width]) for one, (height, width) in zip(evidence, valid)])
+        if verdicts[0] is not None:
+            present += torch.cat(verdicts, dim=1)
+        return evidence.cpu(), present.sigmoid().cpu()
 
-    def _result(self, image: np.ndarray, valid: tuple[int, int], evidence: Tensor, asked: "_Asked") -> Result:
-        scores = presence(evidence[:, :valid[0], :valid[1]]).sigmoid().numpy()
+    def _result(self, image: np.ndarray, valid: tuple[int, int], evidence: Tensor, scores: Tensor,
+                asked: "_Asked") -> Result:
         to_original = partial(self.fit.to_original, valid=valid, shape=image.shape[:2])
-        return Result(image, asked.names, asked.others, asked.threshold, asked.separate, self.about, scores, evidence,
+        return Result(image, asked.names, asked.others, asked.threshold, asked.separate, self.about, scores.numpy(), evidence,
                       to_original)
 
 

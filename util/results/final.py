@@ -10,6 +10,7 @@ from util.config import Config, to_dict
 from util.evaluation.evaluate import absent_classes, evaluate
 from util.evaluation.generalised import Labeller, evaluate_generalised
 from util.evaluation.predict import Prediction, Predictor
+from util.evaluation.presence import presence_scores
 from util.results import cost
 from util.results.origin import in_words
 from util.results.pictures import panel, pictures_of
@@ -20,13 +21,16 @@ from util.runtime.png import encode_png, sheet
 
 
 def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autocast, checkpoint: str, clip: str,
-               extra: dict) -> dict:
+               threshold: float | None, extra: dict) -> dict:
     """Test on the unseen classes; write results.json, pictures/SAMPLE/*.png and the sheet of them, pictures/unseen.png.
 
-    checkpoint: path of the tested weights ("" for none); clip: fingerprint of CLIP's weights; extra: further entries.
+    checkpoint: path of the tested weights ("" for none); clip: fingerprint of CLIP's weights; threshold: of
+    presence, kept in the checkpoint; None: not known. extra: further entries.
     """
-    test = _test_generalised if cfg.eval.protocol == "generalised" else _test_names
-    scores, kept = test(model, text, data, cfg, device, autocast)
+    if cfg.eval.protocol == "generalised":
+        scores, kept = _test_generalised(model, text, data, cfg, device, autocast)
+    else:
+        scores, kept = _test_names(model, text, data, cfg, device, autocast, threshold)
     results = {
         "dataset": cfg.dataset, "arch": cfg.arch, "fold": cfg.fold, "folds": len(data.classes.folds), **scores,
         "class_ids": {data.classes.name(c): c for c in data.unseen}, "checkpoint": checkpoint, **extra,
@@ -51,20 +55,22 @@ def _name(sample: Sample, data: FoldData) -> str:
     return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}"
 
 
-def _test_names(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict[Sample, Prediction]]:
+def _test_names(model, text, data: FoldData, cfg: Config, device, autocast,
+                threshold: float | None) -> tuple[dict, dict[Sample, Prediction]]:
     """One name an image: episodic, exhaustive or a manifest. Returns the scores and the predictions to draw."""
     predict = Predictor(model, text, data.fit, device, autocast)
     draws = data.draws()
     samples = distinct(draws)
-    scores, kept = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
+    scores, kept, present = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
                             label=f"test fold {cfg.fold}", draws=draws, name_auc=cfg.eval.name_check,
                             keep=spread(samples, cfg.eval.pictures), processes=data.processes)
     if cfg.eval.name_check:
         queried = absent_classes(samples, data.index.pixels, data.unseen, cfg.eval.seed)
-        absent, _ = evaluate(replace(predict, queried_class=queried), data.loader(list(queried)), data.unseen,
+        absent, _, results = evaluate(replace(predict, queried_class=queried), data.loader(list(queried)), data.unseen,
                              data.classes, data.sample_protocol, label="under absent names", processes=data.processes)
         scores["absent_name_miou"] = absent["miou"] if queried else None  # no class of the fold may be absent anywhere
         scores["absent_name_samples"] = absent["samples"]
+        scores |= presence_scores([r for r in present if r.sample in queried], results, threshold)
     return scores, kept
 
 
@@ -113,4 +119,8 @@ def table(results: dict) -> str:
         absent = results["absent_name_miou"]
         lines.append(f"  the name decides: AUC {results['name_auc']:.3f} against the other objects"
                      + (f"; mIoU under the name of an absent class {absent:.1f}" if absent is not None else ""))
+    if results.get("presence_auroc") is not None:
+        lines.append(f"  is it there at all: AUROC {results['presence_auroc']:.3f}; empty masks for "
+                     f"{results['absent_empty']:.1f} % of absent and {results['present_empty']:.1f} % of present names"
+                     + (" (no threshold known)" if results["presence_threshold"] is None else ""))
     return "\n".join(lines)

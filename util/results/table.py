@@ -14,6 +14,7 @@ from util.runtime.errors import run_main
 from util.runtime.markdown import markdown_table
 
 COLUMNS = {"miou": "mIoU", "fb_iou": "FB-IoU", "name_auc": "name AUC", "absent_name_miou": "absent-name mIoU",
+           "presence_auroc": "presence AUROC", "absent_empty": "absent: empty %",
            "seen_miou": "seen mIoU", "hiou": "hIoU", "pixel_accuracy": "pixel accuracy"}
 
 
@@ -30,7 +31,7 @@ def folds_table(group: Group) -> str:
     columns = {key: head for key, head in COLUMNS.items() if all(r.get(key) is not None for r in raw)}
     values = [[r[key] for key in columns] for r in raw]
     rows = [[r["fold"], *row] for r, row in zip(raw, values)] + [["mean", *map(fmean, zip(*values))]]
-    cells = [[name, *(format(v, ".3f" if key == "name_auc" else ".1f") for key, v in zip(columns, row))]
+    cells = [[name, *(format(v, ".3f" if key.endswith(("auc", "auroc")) else ".1f") for key, v in zip(columns, row))]
              for name, *row in rows]
     mark = ", not zero-shot" if first.not_zero_shot else ""
     reasons = "; ".join(dict.fromkeys(r.not_zero_shot for r in group.results))

@@ -15,6 +15,7 @@ from model.losses import TERMS
 from util.config import Config, to_dict
 from util.evaluation.evaluate import evaluate
 from util.evaluation.predict import Predictor
+from util.evaluation.presence import calibrate
 from util.results.final import final_test, table, where
 from util.results.origin import changed_options, in_words, not_zero_shot, origin_of, origin_of_checkpoint
 from util.results.pictures import panel
@@ -175,10 +176,10 @@ class Trainer:
         epoch, data = self.at.epoch, self.data
         predict = Predictor(self.model, self.text, data.fit, self.device, self.autocast)
         samples = distinct([self.draw])
-        unseen, kept = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
+        unseen, kept, _ = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
                                 label="unseen classes", draws=[self.draw], keep=spread(samples, self.cfg.eval.pictures),
                                 processes=self.processes)
-        seen, _ = evaluate(predict, data.loader(self.seen), data.seen, data.classes, "exhaustive",
+        seen, *_ = evaluate(predict, data.loader(self.seen), data.seen, data.classes, "exhaustive",
                            label="seen classes", processes=self.processes)
         means = self.at.means()
         terms = ", ".join(f"{TERMS[name].label} {means[name]:.4f}" for name in self.losses_of.weights)
@@ -228,9 +229,13 @@ class Trainer:
             raise UserError(f"no epoch has a score for train.select={select} that is a number; choose another with "
                             f"resume={self.run.folder}")
         self.processes.wait()  # for rank 0 to have saved
-        checkpoint.restore(self.model, checkpoint.read(weights, "train again"), weights, self.clip)
+        saved = checkpoint.read(weights, "train again")
+        checkpoint.restore(self.model, saved, weights, self.clip)
+        threshold = calibrate(Predictor(self.model, self.text, self.data.fit, self.device, self.autocast), self.data,
+                              self.seen)
+        self.run.write_checkpoint(weights.name, {**saved, "presence_threshold": threshold})
         results = final_test(self.model, self.text, self.data, self.cfg, self.run, self.device, self.autocast,
-                             str(weights), self.clip, {
+                             str(weights), self.clip, threshold, {
                                  "trained_on": self.trained_on,
                                  **({"not_zero_shot": self.not_zero_shot} if self.not_zero_shot else {}),
                                  "selection": SELECTIONS[select].words, "best_epoch": selections[select]["epoch"],

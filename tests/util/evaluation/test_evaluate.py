@@ -26,7 +26,7 @@ class Oracle(torch.nn.Module):
         red = images[:, 0].float()
         hit = ((red - 10 * text.view(-1, 1, 1)).abs() < 5).float()
         out = torch.stack([1 - hit, hit], dim=1)
-        return type("Out", (), {"logits": out, "prior": hit[:, None]})
+        return type("Out", (), {"logits": out, "prior": hit[:, None], "verdict": None})
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def test_the_index_counts_pixels_and_is_kept(painted):
 
 def test_predictions_of_the_samples_to_keep_are_returned(painted):
     samples = exhaustive(painted[1], (3,), 1)
-    scores, kept = evaluated(painted, samples=samples, keep=samples[2:0:-1])
-    assert scores["samples"] == len(samples) and list(kept) == samples[2:0:-1]
+    scores, kept, results = evaluated(painted, samples=samples, keep=samples[2:0:-1])
+    assert scores["samples"] == len(samples) == len(results) and list(kept) == samples[2:0:-1]
     p = kept[samples[1]]
     assert p.mask.shape == tuple(p.evidence.shape) == (64, 40) and p.sample == samples[1]
     assert p.image.untyped_storage().nbytes() == p.image.numel(), "not a view that keeps its batch alive"

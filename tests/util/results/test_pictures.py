@@ -23,7 +23,7 @@ def prediction(height: int, width: int, size: int = 64) -> Prediction:
     evidence = -torch.ones(height, width)
     evidence[:, width // 2:] = 1
     return Prediction(Sample(0, 1), torch.from_numpy(canvas.transpose(2, 0, 1).copy()), valid, mask, evidence,
-                      torch.ones(1, 8, 8), Counts(10, 30, 20, 1000))
+                      torch.ones(1, 8, 8), Counts(10, 30, 20, 1000), 1.0)
 
 
 @pytest.mark.parametrize("height, width", [(1, 3000), (3000, 1), (40, 60), (300, 700), (512, 512)])
