@@ -238,3 +238,22 @@ def test_the_guided_decoder_sees_finer_than_the_grid(weights):
 def test_what_does_not_fit_is_named(changes, wrong, weights):
     with pytest.raises(WeightsError, match=wrong.replace("?", ".")):
         build_plus(options_of(**changes), weights)
+
+
+def test_the_verdict_is_clips_on_the_patches_that_were_found(weights):
+    """In evaluation only. A seen name is no rival of its own."""
+    model, text = plus(weights)
+    images, asked = images_of(3), text[torch.tensor([0, 2, 4])]                 # of these "cat" alone is seen
+    output = model(images, asked)
+    views = model.before_names(images)
+    seen = F.normalize(text.cls[[0, 1, 3]], dim=-1)
+    for b, others in {0: [1, 2], 1: [0, 1, 2], 2: [0, 1, 2]}.items():
+        foreground = output.logits[b].softmax(dim=0)[1]                           # (32, 32), patches of 8
+        share = foreground.unflatten(0, (4, 8)).unflatten(2, (4, 8)).mean(dim=(1, 3)).flatten()
+        region = F.normalize((share[:, None] * views.joint[b, 0]).sum(dim=0), dim=0)
+        names = torch.cat([F.normalize(asked.cls[b:b + 1], dim=-1), seen[others]])
+        assert torch.allclose(output.verdict[b], (model.logit_scale * names @ region).log_softmax(dim=0)[0], atol=1e-4)
+    assert model.train()(images, asked, model.draw_noise(3, text)).verdict is None
+    every = [verdicts for _, verdicts in model.eval().names_and_verdicts(images, text, 4)]
+    assert [len(v[0]) for v in every] == [4, 2]
+    assert torch.allclose(torch.cat(every, dim=1)[range(3), [0, 2, 4]], output.verdict, atol=1e-5)

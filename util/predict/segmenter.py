@@ -185,9 +185,9 @@ class Segmenter:
 
     @torch.inference_mode()
     def _evidence(self, encoded: Encoded, text: TextEmbedding, valid: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        """Of each name in each image the foreground minus background logit, (B, K, height, width), and the score, (B, K).
+        """Of each name in each image: foreground minus background logit (B, K, height, width), and score (B, K), 0..1.
 
-        Both fp32 on the CPU; the score is 0..1. valid: the (height, width) that each image fills.
+        Both fp32 on the CPU. valid: the (height, width) that each image fills.
         """
         inputs = at_once(*encoded.images.shape[2:], self.device, self.autocast) or NAMES_AT_ONCE_IN_BF16
         chunk = max(1, inputs // len(encoded.images))
@@ -203,8 +203,8 @@ class Segmenter:
     def _result(self, image: np.ndarray, valid: tuple[int, int], evidence: Tensor, scores: Tensor,
                 asked: "_Asked") -> Result:
         to_original = partial(self.fit.to_original, valid=valid, shape=image.shape[:2])
-        return Result(image, asked.names, asked.others, asked.threshold, asked.separate, self.about, scores.numpy(), evidence,
-                      to_original)
+        return Result(image, asked.names, asked.others, asked.threshold, asked.separate, self.about, scores.numpy(),
+                      evidence, to_original)
 
 
 class _Asked(NamedTuple):
