@@ -5,6 +5,7 @@
 #   bash train.sh shapes/supervised 2   another configuration: config/shapes/supervised.yaml
 #   bash train.sh pascal 0 --dry-run    check data, weights, device and disk, and predict memory and time
 #   bash train.sh resume=RUN            go on with the run in folder RUN, by its own options
+#   GPUS=0,1 bash train.sh pascal all   the folds side by side, one on each GPU; GPUS=auto: on all that are there
 #   NPROC=4 bash train.sh coco          the same training in 4 processes, each on a GPU of its own
 set -euo pipefail
 cd "$(dirname "$0")"

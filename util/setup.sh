@@ -5,7 +5,8 @@
 #   folds_of FOLD [key=value ...]  sets `folds` to FOLD, or to all that the config's data set has
 #   launch_of                      sets `launch` to what stands between python and a script that runs in NPROC processes on NNODES machines
 #   run COMMAND ...                runs a command that gets the signals which this script gets
-#   start SCRIPT DATASET FOLD [key=value ...]  runs train.py or test.py on FOLD, or on all folds and then shows their table
+#   start SCRIPT DATASET FOLD [key=value ...]  runs train.py or test.py on FOLD, or on all folds and then shows their table;
+#                                  with GPUS=0,1 the folds run side by side (util/training/folds.py)
 # In an active virtual or conda environment, python is that environment's, and what is missing there is an error.
 # Elsewhere .venv is made once; .venv/made_with.* hold the requirements it was made with, and are written last.
 
@@ -89,6 +90,10 @@ launch_of() {
             exit 2
         fi
     done
+    if [ -n "${GPUS:-}" ] && [ "${NPROC:-1}${NNODES:-1}" != 11 ]; then
+        echo "error: GPUS is for a fold on each GPU and NPROC for one fold on several; leave one of them away" >&2
+        exit 2
+    fi
     if [ "${NNODES:-1}" != 1 ]; then
         if [[ -z ${MASTER_ADDR:-} || ! ${NODE_RANK:-} =~ ^[0-9]+$ ]]; then
             echo "error: NNODES=$NNODES machines need MASTER_ADDR, the first one's address, and NODE_RANK from 0 on" >&2
@@ -137,6 +142,14 @@ start() {
     folds_of "$fold" "$@"
     if [[ $dataset == shapes* ]]; then "$python" -m data.shapes.make; fi
     stamp=$(date +%Y%m%d-%H%M%S)
+    if [[ -n ${GPUS:-} && " $*" != *" dry_run=true"* ]]; then
+        if [ "$fold" != all ]; then
+            echo "error: GPUS is for all folds; for one, CUDA_VISIBLE_DEVICES=${GPUS%%,*} chooses its GPU" >&2
+            exit 2
+        fi
+        exec "$python" -m util.training.folds --gpus "$GPUS" --folds "${folds[*]}" "$script" --config "$config" \
+            run="$stamp" "$@"
+    fi
     for k in "${folds[@]}"; do
         command=("$python" ${launch[@]+"${launch[@]}"} "$script" --config "$config" fold="$k" run="$stamp" "$@")
         [ "$fold" = all ] || exec "${command[@]}"

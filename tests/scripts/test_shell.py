@@ -28,6 +28,8 @@ def bash(*command, **environment) -> subprocess.CompletedProcess:
     (["train.sh", "resume=/nowhere", "fold=1"], ACTIVE, "/nowhere/config.yaml: no such file; resume="),
     (["test.sh", "shapes", "last"], ACTIVE, "fold 'last' is none of 0"), (["train.sh"], {"NPROC": "two"}, "NPROC=two"),
     (["test.sh", "shapes", "0"], {"NPROC": "0"}, "NPROC=0"), (["test.sh", "shapes"], {}, "usage"),
+    (["train.sh"], {"GPUS": "0", "NPROC": "2"}, "GPUS is for a fold on each GPU and NPROC"),
+    (["train.sh", "pascal", "0"], {"GPUS": "3,4", **ACTIVE}, "CUDA_VISIBLE_DEVICES=3 chooses its GPU"),
     (["train.sh"], {"NNODES": "2"}, "MASTER_ADDR"), (["train.sh"], {"NNODES": "x"}, "NNODES=x")])
 def test_mistakes_are_refused_in_one_line(command, environment, named):
     done = bash(*command, **environment)
@@ -77,6 +79,12 @@ def called(tmp_path):
     (["resume=auto", "run=x"], ["train.py --config config/shapes/esda.yaml fold=0 run=TIME resume=auto run=x"])])
 def test_what_train_sh_starts(command, calls, called):
     assert called("train.sh", *command) == calls
+
+
+def test_gpus_of_all_folds(called):
+    assert called("train.sh", "pascal", "all", "seed=1", GPUS="0,1") == [
+        "-m util.training.folds --gpus 0,1 --folds 0 1 train.py --config config/pascal/esda.yaml run=TIME seed=1"]
+    assert called("train.sh", "pascal", "all", "--dry-run", GPUS="0,1")[1].startswith("train.py --config")
 
 
 COUNT = """

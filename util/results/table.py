@@ -30,7 +30,8 @@ def folds_table(group: Group) -> str:
     first, raw = group.first, [r.raw for r in group.results]
     columns = {key: head for key, head in COLUMNS.items() if all(r.get(key) is not None for r in raw)}
     values = [[r[key] for key in columns] for r in raw]
-    rows = [[r["fold"], *row] for r, row in zip(raw, values)] + [["mean", *map(fmean, zip(*values))]]
+    mean = f"mean of {len(raw)} folds of {first.folds}" if group.partial else "mean"
+    rows = [[r["fold"], *row] for r, row in zip(raw, values)] + [[mean, *map(fmean, zip(*values))]]
     cells = [[name, *(format(v, ".3f" if key.endswith(("auc", "auroc")) else ".1f") for key, v in zip(columns, row))]
              for name, *row in rows]
     mark = ", not zero-shot" if first.not_zero_shot else ""
