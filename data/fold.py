@@ -23,6 +23,7 @@ class FoldData:
         self.unseen = self.classes.unseen(cfg.fold)
         self.seen = self.classes.seen(cfg.fold)
         self.index = read_index(cfg.data.root, cfg.data.val_list, len(self.classes.names), cfg.dataset)  # validation
+        self.versions = {"val": self.index.version}  # of the lists that are used
         self.fill = mean_colour(cfg.model.pixel_mean)
         self.fit = FITS[cfg.eval.fit]
 
@@ -34,6 +35,7 @@ class FoldData:
         if common:
             raise UserError(f"{cfg.data.train_list}: {common} ({cfg.data.val_list}), so that scores would be of images "
                             f"that were trained on; take them out of one of the two")
+        self.versions["train"] = index.version
         images = train_images(index, self.classes, cfg.fold, cfg.data.min_pixels, cfg.data.train_classes)
         dataset = TrainDataset(cfg.data.root, index, images, count, cfg.model.size, self.fill, cfg.augment, cfg.seed,
                                cfg.train.absent_names)

@@ -178,7 +178,7 @@ def scores(options: list[str], processes: Processes) -> list:
         data = FoldData(cfg, processes)
         model, _ = build_model(cfg.model)
         text = embed_names(model.text_encoder, data.classes.names, cfg.model)
-        found, kept = test(model, text, data, cfg, torch.device("cpu"), torch.inference_mode())
+        found, kept, _ = test(model, text, data, cfg, torch.device("cpu"), torch.inference_mode())
         out.append([found, [[*sample, float(p.evidence.sum())] for sample, p in kept.items()]])
     return json.loads(json.dumps(out))
 

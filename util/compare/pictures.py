@@ -1,4 +1,4 @@
-"""Pictures of runs beside each other: the mIoU of every run, the IoU of every class, and predictions."""
+"""Pictures of runs beside each other: means, curves, IoU by class, what was taken for what, and predictions."""
 import io
 import warnings
 from collections import Counter
@@ -25,8 +25,8 @@ MOST_SAMPLES = 12          # on a sheet
 MOST_INCHES = 300          # of a picture's sides: PNG readers give up beyond some ten thousand pixels
 
 
-def _style(k: int) -> dict:
-    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)], "linestyle": "none"}
+def _style(k: int, line: str = "none") -> dict:
+    return {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)], "linestyle": line}
 
 
 @matplotlib.rc_context(STYLE)
@@ -57,36 +57,79 @@ def means_chart(runs: pd.DataFrame) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def classes_chart(groups: list[Group]) -> Figure:
-    """The IoU of every class under every group: a dot is the mean over seeds, its bar their standard deviation."""
-    title = f"{groups[0].first.dataset}, {groups[0].first.protocol} protocol: IoU of every unseen class"
-    ious = pd.DataFrame([(k, r.fold, c, r.seed, iou) for k, g in enumerate(groups) for r in g.results
-                         for c, iou in r.per_class.items()], columns=["group", "fold", "class", "seed", "iou"])
-    names = {c: name for g in reversed(groups) for r in g.results for c, name in r.names.items()}
-    folds = sorted({r.fold for g in groups for r in g.results})
-    classes = {fold: sorted(ious["class"][ious["fold"] == fold].unique()) for fold in folds}
+def curves_chart(groups: list[Group]) -> Figure | None:
+    """mIoU after every epoch, a panel a fold: the mean over seeds, and from the lowest to the highest seed as a band.
+
+    Of unseen classes in solid lines, of seen ones on held-out images in dashed lines. None where no run has recorded
+    its epochs, as older versions did not.
+    """
+    curves = pd.DataFrame([(k, r.fold, r.seed, scores["epoch"], scores["miou"], scores["seen_miou"])
+                           for k, g in enumerate(groups) for r in g.results for scores in r.raw.get("epochs", [])],
+                          columns=["group", "fold", "seed", "epoch", "unseen", "seen"])
+    if curves.empty:
+        return None
+    folds = sorted(curves["fold"].unique())
     lines = -(-len(folds) // 2)
-    height = 0.4 + 0.13 * len(groups)  # inches a class
-    figure = Figure((14, min(1.5 + 0.4 * len(groups) / 2 + lines * (1 + height * max(map(len, classes.values()))),
-                             MOST_INCHES)), layout="constrained")
-    panels = figure.subplots(lines, min(2, len(folds)), squeeze=False).flat
-    for axes, fold in zip(panels, folds):
-        place = {c: y for y, c in enumerate(classes[fold])}
-        for k in range(len(groups)):
-            by_class = ious[(ious["group"] == k) & (ious["fold"] == fold)].groupby("class")["iou"]
-            shift = 0.8 * ((k + 0.5) / len(groups) - 0.5)
-            axes.errorbar(by_class.mean(), [place[c] + shift for c in by_class.groups], xerr=by_class.std().fillna(0),
-                          **_style(k), markersize=8, capsize=3)
-        for y in range(0, len(place), 2):
-            axes.axhspan(y - 0.5, y + 0.5, color="0.95", zorder=0)
-        axes.set(title=f"fold {fold}", xlim=(-2, 102), xlabel="IoU, %", yticks=range(len(place)),
-                 yticklabels=[names[c] for c in place], ylim=(len(place) - 0.5, -0.5))
-    for axes in list(panels):
+    figure = Figure((14, min(1.2 + 0.3 * len(groups) / 3 + 4 * lines, MOST_INCHES)), layout="constrained")
+    panels = figure.subplots(lines, min(2, len(folds)), squeeze=False, sharex=True, sharey=True)
+    for axes, fold in zip(panels.flat, folds):
+        for k in curves["group"].unique():
+            by_epoch = curves[(curves["group"] == k) & (curves["fold"] == fold)].groupby("epoch")[["unseen", "seen"]]
+            mean, low, high = by_epoch.mean(), by_epoch.min(), by_epoch.max()
+            for kind, style in (("unseen", _style(k, "-")), ("seen", {**_style(k, "--"), "marker": ""})):
+                axes.plot(mean.index, mean[kind], **style, markersize=6, markevery=max(1, len(mean) // 10))
+                axes.fill_between(mean.index, low[kind], high[kind], color=style["color"], alpha=0.15, linewidth=0)
+        axes.set(title=f"fold {fold}", xlabel="epoch", ylabel="mIoU, %", ylim=(-2, 102))
+        axes.grid(axis="y")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    for axes in list(panels.flat)[len(folds):]:
         axes.remove()
-    handles = [Line2D([], [], **_style(k), markersize=9, label=g.label(groups) + (
-        " (not zero-shot)" if g.first.not_zero_shot else "") + (" (partial)" if g.partial else ""))
-        for k, g in enumerate(groups)]
-    figure.legend(handles=handles, title=title, loc="outside upper center", ncols=min(3, len(groups)), frameon=False)
+    handles = [Line2D([], [], **_style(k, "-"), label=groups[k].label(groups)) for k in curves["group"].unique()]
+    handles += [Line2D([], [], color="0.4", linestyle=line, label=label) for line, label in (
+        ("-", "unseen classes"), ("--", "seen classes, held-out images"))]
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def classes_frame(groups: list[Group]) -> pd.DataFrame:
+    """IoU in percent, the mean over seeds: a row a class of each fold, a column a group."""
+    names = {c: name for g in reversed(groups) for r in g.results for c, name in r.names.items()}
+    ious = pd.DataFrame([(g.label(groups), r.fold, c, iou) for g in groups for r in g.results
+                         for c, iou in r.per_class.items()], columns=["group", "fold", "class", "iou"])
+    table = ious.pivot_table("iou", ["fold", "class"], "group")[[g.label(groups) for g in groups]]
+    return table.set_axis([f"{names[c]}, fold {fold}" for fold, c in table.index])
+
+
+def marked_frame(group: Group) -> pd.DataFrame | None:
+    """Percent of the pixels marked under each name (row) that show the background or each class (column), all runs.
+
+    None where no run of the group has recorded it for the epoch that counts.
+    """
+    pixels = [pd.DataFrame(r.raw["marked"]).T for r in group.results if r.tested and r.raw.get("marked")]
+    if not pixels:
+        return None
+    total = pd.concat(pixels).groupby(level=0, sort=False).sum()
+    return 100 * total.div(total.sum(axis=1).replace(0, 1), axis=0)
+
+
+@matplotlib.rc_context({**STYLE, "axes.grid": False})
+def heat_maps(frames: dict[str, pd.DataFrame], ylabel: str = "", xlabel: str = "") -> Figure:
+    """{title: percent}: a map below the other, with the numbers in its cells."""
+    heights = [0.32 * len(frame) + 1.9 for frame in frames.values()]
+    widest = max(len(frame.columns) for frame in frames.values())
+    figure = Figure((min(3.2 + max(0.55 * widest, 3), MOST_INCHES), min(sum(heights), MOST_INCHES)),
+                    layout="constrained")
+    panels = figure.subplots(len(frames), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axes, (title, frame) in zip(panels, frames.items()):
+        axes.imshow(frame, cmap="Blues", vmin=0, vmax=100, aspect="auto")
+        for (y, x), value in np.ndenumerate(frame):
+            if not np.isnan(value):
+                axes.text(x, y, f"{value:.0f}" if value >= 0.5 else "\u00b7", ha="center", va="center", fontsize=11,
+                          color="white" if value > 60 else "black")
+        axes.set(xticks=range(len(frame.columns)), yticks=range(len(frame)), yticklabels=frame.index, xlabel=xlabel,
+                 ylabel=ylabel)
+        axes.set_xticks(axes.get_xticks(), frame.columns, rotation=40, ha="right", rotation_mode="anchor")
+        axes.set_title(title, loc="left")
     return figure
 
 
@@ -137,10 +180,10 @@ def predictions_sheet(groups: list[Group], samples: list[Shared]) -> Figure:
     return figure
 
 
-def png(figure: Figure) -> bytes:
-    """The bytes of a PNG file."""
+def encoded(figure: Figure, kind: str = "png") -> bytes:
+    """The bytes of a picture file, ``png`` or ``jpg``."""
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of characters that the font lacks: a box stands for them
-        figure.savefig(out, format="png")
+        figure.savefig(out, format=kind, **({"pil_kwargs": {"quality": 88}} if kind == "jpg" else {}))
     return out.getvalue()

@@ -19,20 +19,23 @@ def _within(most: float) -> Callable:
     return lambda v: type(v) in (int, float) and 0 <= v <= most  # NaN is not
 
 
-# What a value should be, a test of it, and where such values are ("?": may be missing; "*": any key).
+# What a value should be, a test of it, and where such values are.
+# "?": may be missing; "*": any key; "#": any place of a list.
 KINDS = (
     ("a name in printable characters without / and \\",  # it becomes part of tables and of files' names
      lambda v: isinstance(v, str) and v and v.isprintable() and not set("/\\") & set(v), "dataset arch protocol"),
     ("text", lambda v: isinstance(v, str) and not any("\ud800" <= c <= "\udfff" for c in v),  # surrogates: no text
      "checkpoint clip_fingerprint not_zero_shot? machine? code? command? config.train?.select? selections?.*.protocol "
+     "data?.* "
      "trained_on?.train_classes trained_on?.dataset?"),
     ("a whole number from 0", lambda v: type(v) is int and 0 <= v < 2 ** 63,
      "fold folds samples config.seed class_ids.* pictures?.*.class_id best_epoch? selections?.*.epoch? "
-     "trained_on?.fold? trained_on?.seed? parameters.trainable parameters.total"),
+     "trained_on?.fold? trained_on?.seed? parameters.trainable parameters.total steps? epochs?.#.epoch "
+     "config.train?.epoch_samples? config.train?.batch_size? marked?.*.*"),
     ("a number from 0 to 1e12", _within(1e12), "gflops_per_image training_seconds?"),
     ("a percentage, 0 to 100", _within(100),
      "miou fb_iou per_class.* miou_std? seen_miou? hiou? pixel_accuracy? selections?.*.miou selections?.*.fb_iou "
-     "selections?.*.seen_miou? selections?.*.per_class?.* pictures?.*.iou"),
+     "selections?.*.seen_miou? selections?.*.per_class?.* pictures?.*.iou epochs?.#.miou epochs?.#.seen_miou"),
     ("a percentage or null", lambda v: v is None or _within(100)(v), "absent_name_miou? absent_empty? present_empty?"),
     ("a number from 0 to 1 or null", lambda v: v is None or _within(1)(v), "name_auc? presence_auroc?"),
     ("a list", lambda v: isinstance(v, list), "draws? trained_on?.extended?"),
@@ -61,8 +64,15 @@ class Result:
     selections: dict[str, float]   # mIoU by each rule that is known
     options: dict              # flat, with the defaults of those that its version did not have yet
     names: dict[int, str]      # of the fold's class ids; configurations may call a class differently
+    tested: bool               # whether it is this epoch that the pictures and the marked pixels are of
     pictures: dict[Path, dict]  # folders of pictures: class_id and iou; {} where another epoch than this was drawn
+    steps: int | None          # of the training; None where nobody knows, as of weights that test.py was given
     raw: dict                  # all of results.json
+
+    @property
+    def images(self) -> int | None:
+        """Training images that the steps had in all, each counted as often as it was drawn."""
+        return None if self.steps is None else self.steps * self.options["train.batch_size"]
 
 
 def find(places: list[str | Path]) -> list[Path]:
@@ -112,8 +122,9 @@ def _result(raw: dict, file: Path, select: str | None) -> Result:
     origin, rules = raw.get("trained_on", {}), raw.get("selections", {})
     selection, scores = _selected(raw, select, file)
     trained_on, reason = _training(raw)
-    drawn = scores is raw or scores.get("epoch") == raw.get("best_epoch")
-    pictures = {file.parent / "pictures" / Path(name).name: p for name, p in raw.get("pictures", {}).items() if drawn}
+    tested = scores is raw or scores.get("epoch") == raw.get("best_epoch")
+    pictures = {file.parent / "pictures" / Path(name).name: p for name, p in raw.get("pictures", {}).items() if tested}
+    options = flat(completed(raw["config"]))
     return Result(
         folder=file.parent, **{key: raw[key] for key in ("dataset", "arch", "fold", "folds", "protocol", "samples")},
         seed=origin.get("seed", raw["config"]["seed"]), selection=selection, trained_on=trained_on,
@@ -122,7 +133,7 @@ def _result(raw: dict, file: Path, select: str | None) -> Result:
         per_class={ids[name]: iou for name, iou in scores["per_class"].items() if name in ids},
         selections={rule: s["miou"] for rule, s in (rules or {selection: scores}).items()
                     if s["protocol"] == raw["protocol"]},
-        options=flat(completed(raw["config"])), names={c: name for name, c in ids.items()},
+        options=options, names={c: name for name, c in ids.items()}, steps=_steps(raw, options), tested=tested,
         pictures={path: p for path, p in pictures.items() if path.is_dir()}, raw=raw)
 
 
@@ -136,9 +147,11 @@ def _check(value, key: str, kind: str, fits: Callable, file: Path, path: str = "
         if not fits(value):
             raise wrong(kind)
         return
-    if not isinstance(value, dict):
-        raise wrong("a mapping")
     name, _, rest = key.partition(".")
+    if not isinstance(value, list if name == "#" else dict):
+        raise wrong("a list" if name == "#" else "a mapping")
+    if name == "#":
+        name, value = "*", {str(place): item for place, item in enumerate(value)}
     for each in value if name == "*" else [name.removesuffix("?")]:
         inner = f"{path}.{each}".lstrip(".")
         if each in value:
@@ -148,6 +161,14 @@ def _check(value, key: str, kind: str, fits: Callable, file: Path, path: str = "
         elif not name.endswith("?"):
             raise UserError(f"{file}: lacks {inner}, as results of older versions do; test that run again with "
                             f"test.py, or train it again")
+
+
+def _steps(raw: dict, options: dict) -> int | None:
+    """As recorded; of a training by an older version from its options, where these alone decide."""
+    epochs, samples = raw.get("selections", {}).get("last", {}).get("epoch"), options.get("train.epoch_samples")
+    if "steps" in raw or not epochs or not samples or "training_seconds" not in raw:
+        return raw.get("steps")
+    return epochs * max(1, samples // (options["train.batch_size"] or 1))
 
 
 def _selected(raw: dict, select: str | None, file: Path) -> tuple[str, dict]:

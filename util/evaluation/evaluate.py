@@ -15,6 +15,7 @@ import numpy as np
 
 from data.dataset import EvalBatch
 from data.folds import Classes
+from data.index import count_pixels
 from data.samples import Sample
 from model import IGNORE
 from util.evaluation.metric import Counts, Tally, auc, percent
@@ -35,24 +36,27 @@ class Result(NamedTuple):
     counts: Counts
     presence: float
     name_auc: float | None
+    marked: np.ndarray | None = None    # (K + 1,) predicted foreground pixels by what they show, 0 the background
 
 
 def evaluate(
         predict: Callable[[EvalBatch], list[Prediction]], batches: Iterable[EvalBatch], class_ids: tuple[int, ...],
         classes: Classes, protocol: str, *, label: str = "evaluation", draws: list[list[Sample]] | None = None,
-        name_auc: bool = False, keep: Collection[Sample] = (), processes: Processes = SINGLE_PROCESS) -> Evaluation:
+        name_auc: bool = False, marked: bool = False, keep: Collection[Sample] = (),
+        processes: Processes = SINGLE_PROCESS) -> Evaluation:
     """Predict every batch and score the predictions of ``class_ids``.
 
     Each of several processes passes batches of its share of the samples, and all get the scores and the kept
     predictions of the whole.
 
     predict: a Predictor; label: what the progress bar says; keep: samples whose predictions to return; draws,
-        name_auc: see ``score``.
+        name_auc: see ``score``; marked: whether to count what the foreground shows, as ``score`` says.
     """
     results, kept, wanted = [], {}, set(keep)
     for batch in progress(batches, label):
         for p in predict(batch):
-            results.append(Result(p.sample, p.counts, p.presence, _name_auc(p) if name_auc else None))
+            results.append(Result(p.sample, p.counts, p.presence, _name_auc(p) if name_auc else None,
+                                  _marked(p, len(classes.names)) if marked else None))
             if p.sample in wanted:
                 kept[p.sample] = p.to_cpu()
     kept = {sample: p for part in processes.gather(kept) for sample, p in part.items()}
@@ -70,11 +74,14 @@ def score(results: list[Result], class_ids: tuple[int, ...], classes: Classes, p
     Returns protocol, samples, miou, fb_iou and per_class {name: IoU}. All IoUs are in percent and means over the draws.
     Several draws add miou_std, the sample standard deviation, and draws, the mIoU of each. ``name_auc`` adds the mean,
     over samples that show another object, of the AUC of the evidence on the named object's pixels against the other
-    objects' pixels (0..1; 0.5 means that the name decides nothing).
+    objects' pixels (0..1; 0.5 means that the name decides nothing). Results with ``marked`` add marked, {name:
+    {what its foreground shows: pixels}}, each distinct sample counted once.
     """
     times = [Counter(draw) for draw in draws] if draws else None
-    tallies, areas, samples = [Tally(class_ids) for _ in draws or [None]], [], 0
-    for sample, counts, _, area in results:
+    tallies, areas, samples, shown = [Tally(class_ids) for _ in draws or [None]], [], 0, {}
+    for sample, counts, _, area, marked in results:
+        if marked is not None:
+            shown[sample.class_id] = shown.get(sample.class_id, 0) + marked
         weights = [counter[sample] for counter in times] if times else [1]
         samples += weights[0]
         for tally, weight in zip(tallies, weights):
@@ -94,7 +101,18 @@ def score(results: list[Result], class_ids: tuple[int, ...], classes: Classes, p
     if name_auc:
         scores["name_auc"] = float(np.mean(areas)) if areas else None
         scores["name_auc_samples"] = len(areas)
+    if shown:
+        scores["marked"] = by_name({c: shown[c] for c in class_ids if c in shown}, classes)
     return scores
+
+
+def by_name(marked: dict[int, np.ndarray], classes: Classes) -> dict[str, dict[str, int]]:
+    """{class id: pixels of background and of each class} under names, in order of the ids."""
+    return {classes.name(c): dict(zip(["background", *classes.names], pixels.tolist())) for c, pixels in marked.items()}
+
+
+def _marked(p: Prediction, classes: int) -> np.ndarray:
+    return count_pixels(p.mask[(p.evidence > 0).cpu().numpy()], classes)
 
 
 def _name_auc(p: Prediction) -> float | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from data.dataset import EvalBatch
 from data.folds import Classes
 from data.transform import Fit
+from util.evaluation.evaluate import by_name
 from util.evaluation.metric import Confusion, harmonic, percent
 from util.evaluation.predict import at_once, evaluation_mode, require_finite, windows
 from util.runtime.processes import SINGLE_PROCESS, Processes
@@ -99,7 +100,7 @@ def evaluate_generalised(label_images: Callable[[EvalBatch], list[np.ndarray]], 
     label_images: a Labeller; label: what the progress bar says.
     Returns, all in percent: miou, the mean over the unseen classes (U), seen_miou (S), hiou, their harmonic mean,
     pixel_accuracy, background IoU, fb_iou (background against all classes), and per_class {name: IoU} of all classes;
-    also protocol and samples, the number of images.
+    also protocol and samples, the number of images, and marked {unseen name: {what its pixels show: pixels}}.
     """
     confusion, images = Confusion(len(classes.names)), 0
     for batch in progress(batches, label):
@@ -113,4 +114,5 @@ def evaluate_generalised(label_images: Callable[[EvalBatch], list[np.ndarray]], 
     return {"protocol": "generalised", "samples": images, "miou": percent(unseen_miou), "seen_miou": percent(seen_miou),
             "hiou": percent(harmonic(seen_miou, unseen_miou)), "pixel_accuracy": percent(confusion.pixel_accuracy),
             "background_iou": percent(iou.get(0, 0.0)), "fb_iou": percent(confusion.fb_iou),
-            "per_class": {classes.name(c): percent(value) for c, value in iou.items() if c}}
+            "per_class": {classes.name(c): percent(value) for c, value in iou.items() if c},
+            "marked": by_name({c: confusion.counts[:, c] for c in unseen}, classes)}

@@ -2,42 +2,51 @@
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from data.fold import FoldData
 from data.samples import TRAINED_ON, Sample, distinct, spread
 from util.config import Config, to_dict
-from util.evaluation.evaluate import absent_classes, evaluate
+from util.evaluation.evaluate import Evaluation, absent_classes, evaluate
 from util.evaluation.generalised import Labeller, evaluate_generalised
-from util.evaluation.predict import Prediction, Predictor
+from util.evaluation.predict import Predictor
 from util.evaluation.presence import presence_scores
 from util.results import cost
 from util.results.origin import in_words
-from util.results.pictures import panel, pictures_of
+from util.results.pictures import extremes, panel, pictures_of
 from util.run.folder import Run, code_version
 from util.runtime.device import describe
 from util.runtime.errors import UserError
 from util.runtime.png import encode_png, sheet
 
+EXTREMES = 3  # samples of each kind on pictures/extremes.png
+
 
 def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autocast, checkpoint: str, clip: str,
                threshold: float | None, extra: dict) -> dict:
     """Test on the unseen classes; write results.json, pictures/SAMPLE/*.png and the sheet of them, pictures/unseen.png.
+    The best, median and worst samples are on pictures/extremes.png.
 
     checkpoint: path of the tested weights ("" for none); clip: fingerprint of CLIP's weights; threshold: of
     presence, kept in the checkpoint; None: not known. extra: further entries.
     """
     if cfg.eval.protocol == "generalised":
-        scores, kept = _test_generalised(model, text, data, cfg, device, autocast)
+        scores, kept, found = _test_generalised(model, text, data, cfg, device, autocast)
     else:
-        scores, kept = _test_names(model, text, data, cfg, device, autocast, threshold)
+        scores, kept, found = _test_names(model, text, data, cfg, device, autocast, threshold)
+    ious = {result.sample: result.counts.iou for result in found}
+    chosen = extremes(ious, EXTREMES)
     results = {
         "dataset": cfg.dataset, "arch": cfg.arch, "fold": cfg.fold, "folds": len(data.classes.folds), **scores,
         "class_ids": {data.classes.name(c): c for c in data.unseen}, "checkpoint": checkpoint, **extra,
         "parameters": cost.parameters(model),
         "gflops_per_image": round(cost.gflops_per_image(model, text, cfg.model.size, device, autocast), 4),
-        "clip_fingerprint": clip, "code": code_version(), "command": shlex.join(["python", *sys.argv]),
+        "clip_fingerprint": clip, "data": data.versions, "code": code_version(),
+        "command": shlex.join(["python", *sys.argv]),
         "machine": describe(device, cfg.precision, data.processes.count), "config": to_dict(cfg),
+        "extremes": {kind: {_name(sample, data): 100 * ious[sample] for sample in samples}
+                     for kind, samples in chosen.items()},
         "pictures": {_name(sample, data): {"class_id": sample.class_id, "iou": 100 * p.counts.iou}
                      for sample, p in kept.items()},
     }
@@ -47,7 +56,19 @@ def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autoc
             run.write(f"pictures/{folder}/{name}.png", encode_png(picture))
     if kept:
         run.write("pictures/unseen.png", encode_png(sheet([panel(p, data.classes) for p in kept.values()])))
+    if ious:
+        _draw_extremes(Predictor(model, text, data.fit, device, autocast), chosen, data, run)
     return results
+
+
+def _draw_extremes(predict: Predictor, chosen: dict[str, list[Sample]], data: FoldData, run: Run) -> None:
+    """pictures/extremes.png: a column a kind. These samples are predicted again; all of them at once fit no memory."""
+    samples = distinct(list(chosen.values()))
+    kept = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
+                    label="best, median and worst", keep=samples, processes=data.processes).kept
+    cells = [panel(kept[sample], data.classes, ("truth", "prediction"), f"{kind}: ")
+             for row in zip(*chosen.values()) for kind, sample in zip(chosen, row)]
+    run.write("pictures/extremes.png", encode_png(sheet(cells, len(chosen))))
 
 
 def _name(sample: Sample, data: FoldData) -> str:
@@ -55,34 +76,35 @@ def _name(sample: Sample, data: FoldData) -> str:
     return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}"
 
 
-def _test_names(model, text, data: FoldData, cfg: Config, device, autocast,
-                threshold: float | None) -> tuple[dict, dict[Sample, Prediction]]:
-    """One name an image: episodic, exhaustive or a manifest. Returns the scores and the predictions to draw."""
+def _test_names(model, text, data: FoldData, cfg: Config, device, autocast, threshold: float | None) -> Evaluation:
+    """One name an image: episodic, exhaustive or a manifest. The predictions that are kept are those to draw."""
     predict = Predictor(model, text, data.fit, device, autocast)
     draws = data.draws()
     samples = distinct(draws)
-    scores, kept, present = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
-                            label=f"test fold {cfg.fold}", draws=draws, name_auc=cfg.eval.name_check,
-                            keep=spread(samples, cfg.eval.pictures), processes=data.processes)
+    test = partial(evaluate, class_ids=data.unseen, classes=data.classes, protocol=data.sample_protocol,
+                   processes=data.processes)
+    named = test(predict, data.loader(samples), label=f"test fold {cfg.fold}", draws=draws,
+                 name_auc=cfg.eval.name_check, marked=True, keep=spread(samples, cfg.eval.pictures))
     if cfg.eval.name_check:
         queried = absent_classes(samples, data.index.pixels, data.unseen, cfg.eval.seed)
-        absent, _, results = evaluate(replace(predict, queried_class=queried), data.loader(list(queried)), data.unseen,
-                             data.classes, data.sample_protocol, label="under absent names", processes=data.processes)
-        scores["absent_name_miou"] = absent["miou"] if queried else None  # no class of the fold may be absent anywhere
-        scores["absent_name_samples"] = absent["samples"]
-        scores |= presence_scores([r for r in present if r.sample in queried], results, threshold)
-    return scores, kept
+        absent, _, results = test(replace(predict, queried_class=queried), data.loader(list(queried)),
+                                  label="under absent names")
+        named.scores.update(
+            absent_name_miou=absent["miou"] if queried else None,  # no class of the fold may be absent anywhere
+            absent_name_samples=absent["samples"],
+            **presence_scores([r for r in named.results if r.sample in queried], results, threshold))
+    return named
 
 
-def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast) -> tuple[dict, dict]:
-    """Generalised: all names in every image. Returns the scores; there are no predictions of single names to draw."""
+def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast) -> Evaluation:
+    """Generalised: all names in every image. There are no predictions of single names to draw."""
     if not hasattr(model, "all_names"):
         raise UserError(f"eval.protocol=generalised is for model.kind=esda; {cfg.model.kind} has no evidence of names "
                         f"to compare")
     label_images = Labeller(model, text, data.fit, device, autocast, cfg.eval.presence, cfg.eval.chunk)
     scores = evaluate_generalised(label_images, data.loader(data.every_image()), data.seen, data.unseen, data.classes,
                                   label=f"generalised test, fold {cfg.fold}", processes=data.processes)
-    return {**scores, "presence": cfg.eval.presence}, {}
+    return Evaluation({**scores, "presence": cfg.eval.presence}, {}, [])
 
 
 def where(run: Run) -> str:

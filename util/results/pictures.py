@@ -3,6 +3,7 @@ import cv2
 import numpy as np
 
 from data.folds import Classes
+from data.samples import Sample
 from model import IGNORE
 from util.evaluation.predict import Prediction
 
@@ -33,6 +34,13 @@ def pictures_of(p: Prediction) -> dict[str, np.ndarray]:
     return dict(zip(PICTURES, (image, truth, prior, _outlined(image, foreground, ORANGE)), strict=True))
 
 
+def extremes(ious: dict[Sample, float], count: int) -> dict[str, list[Sample]]:
+    """{"best", "median" and "worst": ``count`` samples each by their IoU}; fewer where there are not that many."""
+    ranked = sorted(ious, key=ious.get, reverse=True)
+    middle = max(0, (len(ranked) - count) // 2)
+    return {"best": ranked[:count], "median": ranked[middle:middle + count], "worst": ranked[::-1][:count]}
+
+
 def _outlined(image: np.ndarray, region: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     """The region (h, w) bool under a light tint, in an outline with a white rim that shows on any background."""
     out = image.copy()
@@ -43,12 +51,12 @@ def _outlined(image: np.ndarray, region: np.ndarray, colour: tuple[int, int, int
     return out
 
 
-def panel(p: Prediction, classes: Classes) -> np.ndarray:
-    """(H', W', 3) uint8 RGB: the four pictures side by side below the class's name and the prediction's IoU."""
-    pictures = pictures_of(p)
-    height = 2 * _LINE + pictures["image"].shape[0]
+def panel(p: Prediction, classes: Classes, names: tuple[str, ...] = PICTURES, remark: str = "") -> np.ndarray:
+    """(H', W', 3) uint8 RGB: pictures of ``names`` side by side below a remark, the class's name and the IoU."""
+    pictures = {name: picture for name, picture in pictures_of(p).items() if name in names}
+    height = 2 * _LINE + max(picture.shape[0] for picture in pictures.values())
     out = np.full((height, len(pictures) * (LONGEST + _GAP) - _GAP, 3), _WHITE, np.uint8)
-    title = f"{classes.name(p.sample.class_id)}: IoU {100 * p.counts.iou:.0f} %"
+    title = f"{remark}{classes.name(p.sample.class_id)}: IoU {100 * p.counts.iou:.0f} %"
     cv2.putText(out, title, (0, 18), _FONT, 0.7, _BLACK, 2, cv2.LINE_AA)
     for k, (name, picture) in enumerate(pictures.items()):
         left = k * (LONGEST + _GAP)

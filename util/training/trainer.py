@@ -71,6 +71,7 @@ class Trainer:
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
         self.at, self.last_scores, self.seconds = Progress(), None, 0.0
         self.best: dict[str, dict | None] = {"unseen": None, "seen": None}  # scores of the best epochs so far
+        self.history: list[dict] = []                                       # every epoch's scores, for curves
         self.trained_on = origin_of(cfg, resume.started_from(start))
         if saved:
             self._take_back(saved, file)
@@ -124,6 +125,10 @@ class Trainer:
             for scores in (*self.best.values(), self.last_scores):
                 if self.at.epoch or scores is not None:  # an epoch that has ended has scores
                     resume.require_scores(scores, self.at.epoch)
+        with resume.understood(file, "history"):  # which runs of older versions do not have
+            self.history = [dict(scores) for scores in saved.get("history", [])]
+            for scores in self.history:
+                resume.require_numbers(scores, math.inf, -math.inf)
         with resume.understood(file, "seconds"):
             resume.require_numbers({"seconds": saved["seconds"]}, math.inf)
         self.trained_on = resume.extended(origin_of_checkpoint(saved, str(file)), saved, self.cfg)
@@ -143,7 +148,7 @@ class Trainer:
         self.run.write_checkpoint("last.pt", {
             **self._weights(), "at": vars(self.at).copy(), "optimizer": self.optimizer.state_dict(), "best": self.best,
             "last_scores": self.last_scores, "seconds": self.seconds, "rng": torch.get_rng_state(), "cuda_rng": cuda,
-            "average": self.average.state()})
+            "average": self.average.state(), "history": self.history})
         self.saved = time.monotonic()
 
     def train_epoch(self) -> None:
@@ -177,10 +182,10 @@ class Trainer:
         predict = Predictor(self.model, self.text, data.fit, self.device, self.autocast)
         samples = distinct([self.draw])
         unseen, kept, _ = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
-                                label="unseen classes", draws=[self.draw], keep=spread(samples, self.cfg.eval.pictures),
-                                processes=self.processes)
-        seen, *_ = evaluate(predict, data.loader(self.seen), data.seen, data.classes, "exhaustive",
-                           label="seen classes", processes=self.processes)
+                                   label="unseen classes", draws=[self.draw],
+                                   keep=spread(samples, self.cfg.eval.pictures), processes=self.processes)
+        seen = evaluate(predict, data.loader(self.seen), data.seen, data.classes, "exhaustive",
+                        label="seen classes", processes=self.processes).scores
         means = self.at.means()
         terms = ", ".join(f"{TERMS[name].label} {means[name]:.4f}" for name in self.losses_of.weights)
         self.run.log(f"epoch {epoch + 1}/{self.cfg.train.epochs}: loss {means['loss']:.4f} ({terms})  "
@@ -211,6 +216,8 @@ class Trainer:
                 if self.last_scores[score] > (-math.inf if best is None else best[score]):  # which NaN never is
                     self.best[rule] = self.last_scores
                     self.run.write_checkpoint(SELECTIONS[rule].file, self._weights())
+            self.history.append({"loss": self.at.means()["loss"], **{
+                key: self.last_scores[key] for key in ("epoch", "miou", "fb_iou", "seen_miou")}})
             self.at = Progress(epoch=self.at.epoch + 1)
             self.save()
         if self.at.epoch < cfg.epochs:
@@ -239,7 +246,9 @@ class Trainer:
                                  "trained_on": self.trained_on,
                                  **({"not_zero_shot": self.not_zero_shot} if self.not_zero_shot else {}),
                                  "selection": SELECTIONS[select].words, "best_epoch": selections[select]["epoch"],
-                                 "selections": selections,
+                                 "selections": selections, "epochs": self.history,
+                                 "steps": self.at.epoch * self.batches.batches,
+                                 "images": self.at.epoch * self.batches.batches * self.cfg.train.batch_size,
                                  "last_epoch": self.last_scores, "training_seconds": round(self.seconds, 1)})
         self.run.log(table(results))
         self.run.log("\n".join(f"  {SELECTIONS[rule].words}: {scores['epoch']}, {self.miou} {scores['miou']:.1f}"

@@ -13,6 +13,7 @@ from util.compare.groups import gather
 from util.compare.published import read_published
 from util.compare.runs import find, read
 from util.compare.tables import Table, make_tables, numbers_frame, runs_frame
+from util.compare.words import COLUMNS, columns_of, latex, markdown, words
 from util.config import ROOT
 from util.results.table import folds_table
 from util.runtime.errors import UserError
@@ -43,9 +44,11 @@ def numbers(table: Table) -> dict[str, dict]:
 
 
 def cells(table: Table, model: str) -> dict[str, str]:
-    """The words of a model's row, of both tables, by their heads."""
-    return {head: text for words in table.words() for row in words.to_dict("records") if row["model"].startswith(model)
-            for head, text in row.items()}
+    """The words of a model's row by their heads, with what all rows have in common."""
+    common, rows = words(table, columns_of("all"))
+    row = next(row for row in rows.to_dict("records") if row["model"].startswith(model))
+    return {**row, **{c.head: text.removeprefix(f"{c.head} ") for text in common for c in COLUMNS.values()
+                      if text.startswith(f"{c.head} ")}}
 
 
 # Means
@@ -60,7 +63,8 @@ def test_means_and_deviation_by_hand(made, table):
     assert [row[f"miou_selected_by_{rule}"] for rule in ("unseen", "seen", "last")] == [26.5, 25.5, 24.5]
     assert words["mean mIoU"] == "26.5 ± 2.1 (n=2)" and words["fold 3"] == "43.0" and words["FB-IoU"] == "46.5"
     assert [words[f"at {rule}"] for rule in ("unseen", "seen", "last")] == ["26.5", "25.5", "24.5"]
-    assert words["protocol, samples"] == "episodic, 1000 a fold" and words["selected by"] == "unseen"
+    assert (words["protocol"], words["samples"]) == ("episodic", "1000+1000+1000+1000")
+    assert words["selected by"] == "unseen"
     assert words["trained on"] == "seen" and words["GFLOP an image"] == "12.3"
     assert (words["trains, M"], words["parameters, M"], words["training a fold"]) == ("1.25", "5.00", "1:00:02")
 
@@ -81,10 +85,18 @@ def test_difference_from_the_baseline_is_paired_and_comes_with_its_error(made, t
     made.folds("seeded", (9, 19, 29, 35), seed=2)
     found = numbers(table("plain"))
     assert list(found)[0] == "plain" and pd.isna(found["plain"]["miou_minus_baseline"])
-    assert found["esda"]["miou_minus_baseline"] == 2 and found["esda"]["miou_minus_baseline_error"] == 1  # 2 / sqrt(4)
-    assert cells(table("plain"), "esda")["against plain"] == "+2.0 ± 1.0"
+    assert found["esda"]["miou_minus_baseline"] == 2 and found["esda"]["pairs"] == 4
+    reach = 3.182446 * 1  # of Student's t with three degrees of freedom, 97.5 %; the standard error is 2 / sqrt(4)
+    assert found["esda"]["miou_minus_baseline_low"] == pytest.approx(2 - reach, abs=1e-5)
+    assert found["esda"]["miou_minus_baseline_high"] == pytest.approx(2 + reach, abs=1e-5)
+    assert cells(table("plain"), "esda")["against plain"] == "+2.0 [-1.2, +5.2], n=4"
+    assert "95% interval by Student's t" in markdown(table("plain"))
     assert pd.isna(found["other"]["miou_minus_baseline"]), "it was tested in another way"
-    assert cells(table("plain"), "seeded")["against plain"] == "+0.0", "no pairs, no error"
+    assert cells(table("plain"), "seeded")["against plain"] == "+0.0, n=0", "no pairs, no interval"
+    made.folds("plain", (11, 21, 31, 37), seed=2)
+    more = numbers(table("plain"))
+    assert (more["seeded"]["miou_minus_baseline"], more["seeded"]["pairs"]) == (-2, 4), "only what has a partner counts"
+    assert more["seeded"]["miou_minus_baseline_low"] == more["seeded"]["miou_minus_baseline_high"] == -2
 
 
 def test_select_takes_all_scores_of_that_epoch(made, table):
@@ -108,7 +120,7 @@ def test_scores_of_other_protocols_have_their_own_columns(made, table):
     words = cells(table(), "esda")
     assert (words["seen mIoU (S)"], words["hIoU"], words["pixel accuracy"]) == ("60.0", "48.0", "81.5")
     drawn = cells(table("once"), "drawn")
-    assert "5 draws" in drawn["protocol, samples"] and drawn["± over draws"] == "0.5" and "against once" not in drawn
+    assert drawn["± over draws"] == "0.5" and "against once" not in drawn
 
 
 def test_runs_are_found_once_wherever_they_are_named(made, table):
@@ -146,11 +158,11 @@ def test_scores_that_are_not_zero_shot_are_marked_everywhere(made, table, groups
         made("elsewhere", k, 50, trained_on={"dataset": "coco", "fold": k, "seed": 1, "train_classes": "seen"})
     found = table()
     assert cells(found, "told")["mean mIoU"] == "26.0 (not zero-shot)" and cells(found, "esda")["mean mIoU"] == "25.0"
-    text = found.markdown()
+    text = markdown(found)
     assert "- told (episodic) is not zero-shot: its weights saw these masks.\n" in text
     assert "- ceiling (episodic) is not zero-shot: trained on masks of all classes" in text
     assert "- elsewhere (episodic) is not zero-shot: trained on coco" in text and "- esda (episodic) is not" not in text
-    assert r"told (episodic) is not zero-shot: its weights saw these masks." in found.latex()
+    assert r"told (episodic) is not zero-shot: its weights saw these masks." in latex(found)
     assert numbers(found)["told"]["not_zero_shot"] == "its weights saw these masks"
     assert [bool(why) for why in runs_frame(groups())["not_zero_shot"]] == [
         r.arch != "esda" for g in groups() for r in g.results]
@@ -178,7 +190,7 @@ def test_where_every_image_counts_a_fold_has_its_own_number_of_samples(made, gro
     for seed in (1, 2):
         for fold in range(4):
             made("esda", fold, 40, seed=seed, protocol="exhaustive", samples=700 + fold)
-    assert cells(table(), "esda")["protocol, samples"] == "exhaustive, 700+701+702+703"
+    assert cells(table(), "esda")["samples"] == "700+701+702+703"
     for fold in range(4):
         made("esda", fold, 40, seed=3, protocol="exhaustive", samples=700)
     refused(groups, made.exp / "pascal/esda/fold1/seed1", made.exp / "pascal/esda/fold1/seed3", "samples (701, 700)")
@@ -224,8 +236,8 @@ def test_the_notes_name_the_options_in_which_rows_differ(made, table):
     made.folds("esda", (10, 20, 30, 40))
     made.folds("short", (10, 20, 30, 40), config={"train": {"epochs": 1, "select": "unseen"}, "model": {
         "branch_rank": 0}, "data": {"workers": 1}}, changed_options={"model.size": {"trained": 128, "now": 64}})
-    assert "- short (episodic) was tested with other options than trained with: model.size.\n" in table().markdown()
-    note, = [line for line in table().markdown().splitlines() if "differs from" in line]
+    assert "- short (episodic) was tested with other options than trained with: model.size.\n" in markdown(table())
+    note, = [line for line in markdown(table()).splitlines() if "differs from" in line]
     assert re.fullmatch(r"- short \(episodic\) differs from esda in model.branch_rank 2 -> 0, train.epochs \d+ -> 1.",
                         note)
 
@@ -265,7 +277,7 @@ def test_partial_means_are_marked(made, table):
     assert cells(found, "esda")["mean mIoU"] == "**26.0 (n=2) (partial: 4 of 4 folds)**"  # 12, 22, 30, 40
     assert cells(found, "few")["mean mIoU"] == "16.0 ± 1.4 (n=2) (partial: 2 of 4 folds)"
     assert cells(found, "few")["fold 2"] == "-" and cells(found, "complete")["mean mIoU"] == "25.0"
-    assert "- esda (episodic) is partial: seed 1: folds 0, 1, 2, 3; seed 2: folds 0, 1." in found.markdown()
+    assert "- esda (episodic) is partial: seed 1: folds 0, 1, 2, 3; seed 2: folds 0, 1." in markdown(found)
     assert pd.isna(numbers(found)["esda"]["miou_std_over_seeds"])
 
 
@@ -274,7 +286,7 @@ def test_published_rows_stand_beside_and_are_marked(made, table):
     lseg = cells(table(), "LSeg RN101")
     assert re.fullmatch(r"LSeg RN101, published \[\d\]", lseg["model"]) and lseg["mean mIoU"] == "47.4"
     assert [lseg[f"fold {k}"] for k in range(4)] == ["52.8", "53.8", "44.4", "38.5"]
-    assert f"- {lseg['model'][-3:]} published, not run here: LSeg's README; HSNet's data." in table().markdown()
+    assert f"- {lseg['model'][-3:]} published, not run here: LSeg's README; HSNet's data." in markdown(table())
     assert cells(table(), "ESDA ViT-B")["fold 0"] == "-"
     found = numbers(table())
     assert found["esda"]["published"] == "no" and found["SAZS ViT-L"]["miou"] == 59.5, "PASCAL's, not COCO's"
@@ -327,10 +339,10 @@ def test_all_formats_have_full_rows(made, run, tmp_path):
     assert first["miou"] == "10" and first["miou_selected_by_last"] == "8" and first["seed"] == "1"
     assert all(run["miou_selected_by_last"] == "" for run in runs if run["dataset"] == "shapes")
     text = (out / "table.tex").read_text()
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 4 and r"50\%\_of\&\{it\}|\#1" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2 and r"50\%\_of\&\{it\}|\#1" in text
     bare = re.sub(r"\\[&%$#_{}]", "", "\n".join(text.splitlines()[1:]))  # without what is escaped, and the remark
     opened = re.findall(r"\\begin\{([a-z*]+)\}", bare)
-    assert sorted(opened) == sorted(re.findall(r"\\end\{([a-z*]+)\}", bare)) and len(opened) == 6
+    assert sorted(opened) == sorted(re.findall(r"\\end\{([a-z*]+)\}", bare)) and len(opened) == 4
     assert bare.count("{") == bare.count("}") and not set("%#_~^") & set(bare) and bare.count("$") % 2 == 0
     for columns, body in re.findall(r"\\begin\{tabular\}\{([lr]+)\}(.*?)\\end\{tabular\}", bare, re.S):
         body = [line for line in body.splitlines() if line.endswith("\\\\")]
@@ -364,7 +376,7 @@ def test_without_the_extras_one_line_but_the_table_of_folds_and_the_effects(made
              "| mean | 15.0 | 35.0 |"),
             ("util.compare.effects", [made.exp], 0, "| model.branch_rank: 2 -> 0 | +1.0 ± 0.0 |"),
             ("util.compare", [made.exp, "--out", tmp_path / "out"], 2,
-             "error: util.compare needs pandas and matplotlib: ")):
+             "error: util.compare needs pandas, matplotlib: ")):
         done = subprocess.run([sys.executable, "-c", code, module, *map(str, arguments)], cwd=ROOT, text=True,
                               env=script_environment, capture_output=True, timeout=300)
         assert done.returncode == status and said in done.stdout + done.stderr, done.stderr

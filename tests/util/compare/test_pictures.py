@@ -4,7 +4,6 @@ import runpy
 import shutil
 import sys
 
-import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,13 +12,22 @@ from made_runs import IMAGE, TRUTH, draw
 
 from data.files import read_image
 from util.compare.groups import gather
-from util.compare.pictures import COLOURS, classes_chart, means_chart, png, predictions_sheet, shared_samples
+from util.compare.pictures import (
+    classes_frame,
+    curves_chart,
+    encoded,
+    heat_maps,
+    marked_frame,
+    means_chart,
+    predictions_sheet,
+    shared_samples,
+)
 from util.compare.report import report
 from util.compare.runs import find, read
 from util.config import ROOT
 from util.runtime.errors import UserError
 
-SHEET = "predictions-pascal-episodic.png"
+SHEET = "predictions-pascal-episodic.jpg"
 
 
 @pytest.fixture
@@ -54,30 +62,52 @@ def test_means_by_hand():
     assert [list(line.get_xdata()) for line in points] == [[10, 14, 50, 30, 40], [20, 24, 70, 50]]
 
 
-def test_a_dot_is_the_mean_over_seeds_and_its_bar_their_deviation(made, groups):
+def test_iou_by_class_is_the_mean_over_seeds(made, groups):
     for seed, iou in ((1, 40), (2, 50)):
         made.folds("plain", [iou] * 4, seed=seed)
-    made.folds("esda", (50, 50, 50, 60), not_zero_shot="told")
-    figure = classes_chart(groups())
-    assert [axes.get_title() for axes in figure.axes] == [f"fold {k}" for k in range(4)]
-    plain, esda = sorted(figure.axes[3].containers, key=lambda c: c[0].get_color() != COLOURS[1])
-    assert [label.get_text() for label in figure.axes[3].get_yticklabels()] == ["low 3", "high 3"]
-    assert list(plain[0].get_xdata()) == [35, 55] and list(esda[0].get_xdata()) == [50, 70]
-    low, high = plain[2][0].get_segments()[0][:, 0]
-    assert (low, high) == pytest.approx((35 - 50 ** 0.5, 35 + 50 ** 0.5))
-    assert plain[0].get_ydata()[0] != esda[0].get_ydata()[0], "they do not hide each other"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["esda (not zero-shot)", "plain"]
-    size = cv2.imdecode(np.frombuffer(png(figure), np.uint8), 1).shape
-    assert 300 < size[0] < 1500 and 1000 < size[1] < 2000
+    made.folds("esda", (50, 50, 50, 60))
+    frame = classes_frame(groups())
+    assert list(frame.columns) == ["esda", "plain"] and list(frame.index)[-2:] == ["low 3, fold 3", "high 3, fold 3"]
+    assert frame.loc["low 3, fold 3"].tolist() == [50, 35] and frame.loc["high 3, fold 3"].tolist() == [70, 55]
+    axes, = heat_maps({"IoU": frame}).axes
+    assert [text.get_text() for text in axes.texts][-4:] == ["50", "35", "70", "55"]
 
 
-def test_ten_rows_look_different_and_names_are_no_formulas(made, groups):
+def test_curves_are_means_over_seeds_in_a_band(made, groups):
+    for seed, scores in ((1, (10, 30)), (2, (20, 60))):
+        made("plain", 0, 50, seed=seed, epochs=[{"epoch": k, "miou": miou, "seen_miou": 90, "fb_iou": 1, "loss": 0.5}
+                                                for k, miou in enumerate(scores, 1)])
+    made("old", 1, 50)
+    axes, = curves_chart(groups()).axes
+    unseen, seen = axes.lines
+    assert axes.get_title() == "fold 0" and list(unseen.get_xdata()) == [1, 2] and list(unseen.get_ydata()) == [15, 45]
+    assert list(seen.get_ydata()) == [90, 90] and (unseen.get_linestyle(), seen.get_linestyle()) == ("-", "--")
+    band = {tuple(point) for point in axes.collections[0].get_paths()[0].vertices}
+    assert band >= {(1, 10), (1, 20), (2, 30), (2, 60)}, "from the lowest to the highest seed"
+    shutil.rmtree(made.exp / "pascal/plain")
+    assert curves_chart(groups()) is None, "old runs have not recorded their epochs"
+
+
+def test_what_was_taken_for_what_by_hand(made, groups):
+    """Over all runs, as a share of what was marked under the name."""
+    for seed, cat in ((1, 30), (2, 50)):
+        made("esda", 0, 50, seed=seed, marked={"low 0": {"background": 10, "low 0": 100, "cat": cat},
+                                               "high 0": {"background": 0, "low 0": 0, "cat": 0}})
+    frame = marked_frame(groups()[0])
+    assert list(frame.columns) == ["background", "low 0", "cat"] and list(frame.index) == ["low 0", "high 0"]
+    assert frame.loc["low 0"].tolist() == pytest.approx([100 * 20 / 300, 100 * 200 / 300, 100 * 80 / 300])
+    assert frame.loc["high 0"].tolist() == [0, 0, 0], "nothing was marked"
+    assert marked_frame(groups("last")[0]) is None, "it is of the epoch that was tested"
+
+
+def test_many_rows_look_different_and_names_are_no_formulas(made, groups):
     for k in range(10):
-        made.folds(f"${k}$_{{", [40] * 4)
-    figure = classes_chart(groups())
-    styles = {(c[0].get_color(), c[0].get_marker()) for c in figure.axes[0].containers}
+        made.folds(f"${k}$_{{", [40] * 4, epochs=[{"epoch": 1, "miou": 3, "seen_miou": 4}])
+    figure = curves_chart(groups())
+    styles = {(line.get_color(), line.get_marker()) for line in figure.axes[0].lines if line.get_linestyle() == "-"}
     assert len(styles) == 10, "ten rows that look different"
-    assert png(figure)[:4] == b"\x89PNG"
+    for drawn in (figure, heat_maps({"$": classes_frame(groups())})):
+        assert encoded(drawn)[:4] == b"\x89PNG" and encoded(drawn, "jpg")[:2] == b"\xff\xd8"
 
 
 # The sheet
@@ -125,11 +155,15 @@ def test_samples_of_another_fold_image_or_class_are_not_shared(fold, row, class_
 def test_what_is_not_on_the_sheet_is_told(made, groups, capsys):
     made.folds("old", (40, 40, 40, 40))
     assert SHEET not in report(groups(), [], "")
-    assert capsys.readouterr().err == f"no {SHEET}: the runs share no sample that they drew when they were tested\n"
+    unrecorded = [f"no {kind}-pascal-episodic.png: no run has recorded it; train or test again"
+                  for kind in ("curves", "marked")]
+    assert capsys.readouterr().err.splitlines() == [
+        *unrecorded, f"no {SHEET}: the runs share no sample that they drew when they were tested"]
     for folder in made.folds("esda", (50, 50, 50, 50)):
         draw(folder, {1: (200, 0, 0)})
     assert SHEET in report(groups(), [], "")
-    assert capsys.readouterr().err == f"not in {SHEET}: old, which drew no sample of this epoch; test it again\n"
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"not in {SHEET}: old, which drew no sample of this epoch; test it again")
 
 
 def test_pictures_that_are_gone_spoilt_or_of_another_epoch(made, groups):

@@ -67,6 +67,23 @@ def test_an_oracle_scores_a_hundred_at_every_size(painted):
     assert result["name_auc"] == 1 and result["name_auc_samples"] == 8
 
 
+def test_what_is_marked_under_a_name_is_counted_by_what_it_shows(painted):
+    """Each distinct sample once, ignored pixels nowhere; the scores are the same with and without it."""
+    class Twice(Oracle):
+        def forward(self, images, text):  # the class itself and, in full, the row of 255 and one of background below
+            out = super().forward(images, text)
+            out.logits[:, 1, 3:5] = 2
+            return out
+
+    samples = [Sample(0, 1), Sample(3, 2)]     # both of 64 x 64, which no resizing blurs
+    scores = scored(painted, samples=samples, model=Twice(), marked=True, draws=[samples * 3, samples[:1]])
+    assert scores.pop("marked") == {"a": {"background": 64, "a": 300, "b": 0, "c": 0},
+                                    "b": {"background": 64, "a": 0, "b": 300, "c": 0}}
+    assert scores == scored(painted, samples=samples, model=Twice(), draws=[samples * 3, samples[:1]])
+    found = evaluated(painted, samples=samples, model=Twice()).results
+    assert [(r.sample, r.counts.iou) for r in found] == [(sample, 300 / 364) for sample in samples]
+
+
 @pytest.mark.parametrize("batch_size, workers", [(1, 0), (8, 0), (3, 2)])
 def test_batches_and_workers_change_nothing(painted, batch_size, workers):
     assert scored(painted, batch_size, workers) == scored(painted)

@@ -112,6 +112,8 @@ def test_scores_by_hand():
     assert scores["pixel_accuracy"] == pytest.approx(100 * 5 / 7)
     assert scores["background_iou"] == pytest.approx(50) and scores["per_class"].keys() == {"a", "b", "c"}
     assert scores["fb_iou"] == pytest.approx((50 + 100 * 5 / 6) / 2)
+    assert {name: sum(pixels.values()) for name, pixels in scores["marked"].items()} == {
+        classes.name(c): int(((labels == c) & (mask != 255)).sum()) for c in (1,)}
 
 
 def test_the_script_scores_it(tiny_options, tmp_path):

@@ -8,7 +8,7 @@ from data.samples import Sample
 from data.transform import FITS
 from util.evaluation.metric import Counts
 from util.evaluation.predict import Prediction
-from util.results.pictures import BLUE, LONGEST, ORANGE, PICTURES, panel, pictures_of
+from util.results.pictures import BLUE, LONGEST, ORANGE, PICTURES, extremes, panel, pictures_of
 from util.runtime.png import sheet
 
 CLASSES = Classes(["circle", "star"], ((1, 2),))
@@ -46,6 +46,17 @@ def test_truth_and_prediction_are_outlined_where_they_are():
         assert (other == 90).all(), "and nothing else"
         assert (p[name] == colour).all(axis=-1).sum() > 300, "in an outline"
     assert (p["truth"][114:] == 160).all(), "ignored pixels are grey"
+
+
+def test_the_best_the_median_and_the_worst_by_their_iou():
+    ious = {Sample(row, 1): iou for row, iou in enumerate((0.5, 0.9, 0.0, 0.7, 0.2))}
+    rows = {kind: [sample.row for sample in samples] for kind, samples in extremes(ious, 2).items()}
+    assert rows["best"] == [1, 3] and rows["worst"] == [2, 4] and 0 in rows["median"]
+    assert extremes(dict(list(ious.items())[:1]), 3) == dict.fromkeys(("best", "median", "worst"), [Sample(0, 1)])
+    assert extremes({}, 3) == {"best": [], "median": [], "worst": []}
+    pair = panel(prediction(64, 64), CLASSES, ("truth", "prediction"), "worst: ")
+    whole = panel(prediction(64, 64), CLASSES)
+    assert pair.shape[1] < 0.55 * whole.shape[1] and pair.shape[0] == whole.shape[0]
 
 
 def test_the_panel_names_the_class_and_its_iou():

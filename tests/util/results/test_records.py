@@ -150,8 +150,21 @@ def test_from_training_to_the_table(options_for, tiny_shapes, run_script, tmp_pa
     assert results["gflops_per_image"] > 0 and results["folds"] == 4
     assert set(results["class_ids"].values()) == {1, 2, 3, 4, 5}
     assert results["per_class"].keys() <= results["class_ids"].keys()
+    assert [(e["epoch"], round(e["miou"], 2), round(e["seen_miou"], 2)) for e in results["epochs"]] == [
+        (k, *found) for k, found in enumerate(logged, 1)] and all(e["loss"] > 0 for e in results["epochs"])
+    assert (results["steps"], results["images"]) == (4, 32) and set(results["data"]) == {"train", "val"}
+    assert results["marked"].keys() <= results["class_ids"].keys() and sum(results["marked"]["circle"].values()) > 0
+    assert (folder / "pictures/extremes.png").is_file() and list(results["extremes"]) == ["best", "median", "worst"]
+    best, _, worst = (list(kind.values()) for kind in results["extremes"].values())
+    assert best == sorted(best, reverse=True) and worst == sorted(worst) and worst[-1] <= best[-1]
     done = run_script("util.compare", tmp_path / "exp", "--out", tmp_path / "out", "--partial")
     assert done.returncode == 0, done.stderr
     score = f"{results['miou']:.1f}"
     assert f"| esda | {score} | - | - | - | {score} (partial: 1 of 4 folds) |" in done.stdout
-    assert (tmp_path / "out/classes-shapes-exhaustive.png").is_file()
+    page = (tmp_path / "out/report.html").read_text()
+    pictures = {"means", "curves", "classes", "marked", "predictions"}
+    assert {file.name.partition("-")[0] for file in (tmp_path / "out").glob("*.[pj][np]g")} == pictures
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == len(pictures) + 1 and all(re.match("data:image/(png|jpeg);base64,", s) for s in sources)
+    assert not re.search("https?:|<script|@import", page), "it needs no network"
+    assert f"<td>{score} (partial: 1 of 4 folds)</td>" in page and "train.py --config" in page
