@@ -24,6 +24,11 @@ class ImageEmbedding(NamedTuple):
     blocks: dict[int, Tensor]
 
 
+def repeat_rows(x: Tensor, times: int) -> Tensor:
+    """Each row of x (B, ...) ``times`` times in a row, as repeat_interleave, which torch writes as wrong ONNX."""
+    return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1).contiguous()
+
+
 class PartialEncoding(NamedTuple):
     """B images on entry to the first block that reads the text: tokens (B, 1 + n, C), and ``blocks`` so far."""
     tokens: Tensor
@@ -31,7 +36,7 @@ class PartialEncoding(NamedTuple):
 
     def repeat(self, names: int) -> "PartialEncoding":
         """Each image ``names`` times in a row. In evaluation, where ``blocks`` is empty."""
-        return PartialEncoding(self.tokens.repeat_interleave(names, dim=0), {})
+        return PartialEncoding(repeat_rows(self.tokens, names), {})
 
 
 class LowRankBranch(nn.Module):

@@ -46,7 +46,7 @@ class Interactor(nn.Module):
         """Text cls, then the text tokens, then text and image fused: (B, m, C) and which are not padding (B, m)."""
         cls = self.cls_proj(text.cls)[:, None]                               # (B, 1, C)
         fused = self.fuse_proj(torch.cat([text.cls, image], dim=-1))[:, None]
-        one = text.valid.new_ones(len(cls), 1)
+        one = text.valid.new_ones(cls.shape[0], 1)
         if not self.text_tokens:
             return torch.cat([cls, fused], dim=1), torch.cat([one, one], dim=1)
         tokens = (self.token_proj or self.cls_proj)(text.tokens)             # (B, L, C)

@@ -20,7 +20,7 @@ def similarity_map(patches: Tensor, vector: Tensor, grid: tuple[int, int] | None
     cosine = F.cosine_similarity(patches.float(), vector.float()[:, None], dim=-1)  # (B, n)
     low, high = cosine.amin(1, keepdim=True), cosine.amax(1, keepdim=True)
     scaled = (cosine - low) / (high - low + 1e-7)  # 1e-7 keeps an even map finite
-    return scaled.view(len(patches), 1, *(grid or 2 * [round(patches.shape[1] ** 0.5)]))
+    return scaled.view(patches.shape[0], 1, *(grid or 2 * [round(patches.shape[1] ** 0.5)]))
 
 
 def bilinear(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:

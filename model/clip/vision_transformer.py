@@ -61,7 +61,7 @@ class VisionTransformer(nn.Module):
         """
         grid = self.conv1(images)                                            # (B, C, h, w)
         patches = grid.flatten(2).transpose(1, 2)                            # (B, n, C)
-        cls = self.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        cls = self.class_embedding.to(patches.dtype).expand(images.shape[0], 1, -1)
         return self.ln_pre(torch.cat([cls, patches], dim=1) + self.positions(*grid.shape[2:]))
 
     def positions(self, height: int, width: int) -> Tensor:

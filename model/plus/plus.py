@@ -13,7 +13,7 @@ from model.clip.dense import dense_clip
 from model.clip.text_encoder import TextEmbedding, TextEncoder
 from model.clip.vision_transformer import VisionTransformer
 from model.esda import CLIP_SCALE, ESDA, Segmentation
-from model.image_encoder import ImageEncoder, PartialEncoding
+from model.image_encoder import ImageEncoder, PartialEncoding, repeat_rows
 from model.plus.interactor import SimilarityInteractor
 from model.plus.similarity import min_max, others_than, similarity_channels
 from model.similarity import bilinear
@@ -34,8 +34,8 @@ class Views(NamedTuple):
 
     def repeat(self, names: int) -> "Views":
         """Each image ``names`` times in a row. In evaluation, where no losses need the encoder's blocks."""
-        patches, joint, rivals, *guide = (part.repeat_interleave(names, dim=0)
-                                          for part in (self.patches, self.joint, self.rivals, *self.guide))
+        patches, joint, rivals, *guide = (repeat_rows(part, names) for part in (self.patches, self.joint, self.rivals,
+                                                                                *self.guide))
         return Views(patches, joint, rivals, tuple(guide), self.encoding.repeat(names))
 
 
