@@ -71,9 +71,11 @@ def _outline(picture: np.ndarray, mask: np.ndarray, colour, letter: int) -> tupl
 
 
 def _number(draw: ImageDraw.ImageDraw, place: tuple[int, int], k: int, colour, letter: int, size) -> None:
-    """The number of a name in a round mark, wholly within the picture of ``size``."""
+    """The number of a name in a round mark, wholly within the picture of ``size``; none where it has no room."""
     radius = round(0.75 * letter)
-    x, y = (min(max(p, radius), max(radius, side - radius)) for p, side in zip(place, size))
+    if min(size) < 2 * radius:
+        return
+    x, y = (min(max(p, radius), side - radius) for p, side in zip(place, size))
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), PAPER, tuple(colour.tolist()), max(2, letter // 8))
     draw.text((x, y), str(k + 1), INK, _font(round(0.9 * letter)), anchor="mm")
 

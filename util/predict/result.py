@@ -11,6 +11,8 @@ from torch import Tensor
 from util.predict import rle
 from util.predict.overlay import overlay, palette
 
+TOLD = 8    # names of which a line tells that they were not found
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -125,8 +127,10 @@ class Result:
                 "others": list(self.others), "separate": self.separate, "model": self.about}
 
     def summary(self) -> str:
-        """One line: each name with its score and share, or that it was not found."""
-        return ", ".join(f"{name} {self.fact(k)}" for k, name in enumerate(self.names))
+        """One line: each name with its score and share, or that it was not found; of many names only the found ones."""
+        told = [k for k in range(len(self.names)) if self.found[k] or len(self.names) <= TOLD]
+        rest = len(self.names) - len(told)
+        return ", ".join([f"{self.names[k]} {self.fact(k)}" for k in told] + [f"{rest} names not found"] * (rest > 0))
 
     def fact(self, k: int) -> str:
         """What there is to say of name ``k`` in a legend."""
