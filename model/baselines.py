@@ -51,7 +51,7 @@ class ClipPrior(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
 
-    forward, all_names, names_and_verdicts = ESDA.forward, ESDA.all_names, ESDA.names_and_verdicts
+    forward, all_names, names_and_presence = ESDA.forward, ESDA.all_names, ESDA.names_and_presence
 
     def before_names(self, images: Tensor) -> DenseImages:
         """uint8 RGB (B, 3, S, S) to what is the same for every name."""

@@ -19,6 +19,7 @@ from model.mask_decoder import MaskDecoder
 from model.plus.decoder import GuidedDecoder
 from model.plus.interactor import SimilarityInteractor
 from model.plus.plus import ESDAPlus
+from model.plus.presence import PresenceHead
 from model.plus.similarity import CHANNELS
 from model.released import ReleasedESDA, ReleasedImageEncoder, ReleasedInteractor, ReleasedLosses
 
@@ -97,12 +98,14 @@ def build_plus(options, weights: ClipWeights) -> ESDAPlus:
                     _registered("decoder", DECODERS | GUIDED, options)(sizes, options), options.pixel_mean,
                     options.pixel_std, CLIP_SCALE if weights.logit_scale is None else float(weights.logit_scale.exp()),
                     readings=tuple(options.maps), channels=channels, scale=options.map_scale,
-                    rival_drop=options.rival_drop)
+                    rival_drop=options.rival_drop, presence_head=PresenceHead(width) if options.presence_head else None)
 
 
 def build_losses(model: ESDA, loss, options) -> EsdaLosses:
     """The losses of ``model``. ``loss`` and ``options``: config sections ``loss`` and ``model``."""
     weights = {name: 1.0 if term.weight is None else getattr(loss, term.weight) for name, term in TERMS.items()}
+    if not options.presence_head:
+        weights["presence"] = 0.0
     last = {len(model.image_encoder.transformer.resblocks) - 1}
     for name, blocks in (("last", last), ("others", model.prior_indices - last)):
         if not blocks & model.prior_indices:

@@ -23,14 +23,13 @@ class Segmentation(NamedTuple):
     prior (B, 1, h, h) fp32 in [0, 1]: the prior mask, on the patch grid. (H x W and h x w, if images are not square.)
     patches (B, n, C): patch tokens after the image encoder's last block, and
     blocks {index: (B, n, C)}: after earlier ones, for the spatial distribution losses; empty in evaluation.
-    verdict (B,) fp32, at most 0: CLIP's log-probability that what was found is what the name says. In evaluation only,
-    and None from models without one.
+    presence (B,) fp32: logit of "the named thing is in the image"; None from models that have none but the mask's.
     """
     logits: Tensor
     prior: Tensor
     patches: Tensor
     blocks: dict[int, Tensor]
-    verdict: Tensor | None = None
+    presence: Tensor | None = None
 
 
 class Noise(NamedTuple):
@@ -169,11 +168,11 @@ class ESDA(nn.Module):
         What is the same for every name is computed once, or given as ``shared``, of ``before_names``.
         Yields (B, k, S, S): foreground minus background logit of the next k names.
         """
-        return (found for found, _ in self.names_and_verdicts(images, text, chunk, shared))
+        return (found for found, _ in self.names_and_presence(images, text, chunk, shared))
 
-    def names_and_verdicts(self, images: Tensor, text: TextEmbedding, chunk: int,
+    def names_and_presence(self, images: Tensor, text: TextEmbedding, chunk: int,
                            shared=None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """As ``all_names``, each part with the verdicts (B, k) on it (Segmentation), or None."""
+        """As ``all_names``, each part with the presence (B, k) of its names (Segmentation), or None."""
         shared, count = shared or self.before_names(images), len(text.cls)
         for first in range(0, count, chunk):
             names = torch.arange(first, min(first + chunk, count), device=images.device)
@@ -181,7 +180,7 @@ class ESDA(nn.Module):
             output = self.segment(shared.repeat(len(names)), each, images.shape[2:])
             found = output.logits[:, 1] - output.logits[:, 0]
             shape = (len(images), len(names))
-            yield found.unflatten(0, shape), None if output.verdict is None else output.verdict.unflatten(0, shape)
+            yield found.unflatten(0, shape), None if output.presence is None else output.presence.unflatten(0, shape)
 
     def clip_patches(self, images: Tensor, shared: PartialEncoding) -> Tensor:
         """uint8 RGB (B, 3, S, S) to CLIP's own patch embeddings, (B, n, D) unit vectors, by a pass without branches."""

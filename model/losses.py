@@ -67,6 +67,18 @@ class Samples:
         self.losses, self.output, self.target, self.pixels = losses, output, target, pixels
 
     @cached_property
+    def mask(self) -> Tensor:
+        """The target, where the term ``presence`` learns what is not there without the samples that show nothing."""
+        if "presence" not in self.losses.weights:
+            return self.target
+        return self.target.masked_fill(~self.shows[:, None, None], IGNORE)
+
+    @cached_property
+    def shows(self) -> Tensor:
+        """(B,) bool: whether the target has any foreground."""
+        return (self.target == 1).flatten(1).any(dim=1)
+
+    @cached_property
     def similarity(self) -> dict[str, Tensor]:
         """Cross-entropy of each similarity map, all in one pass: "last" (1,) and "others", one value per block."""
         maps = {}
@@ -99,7 +111,7 @@ def mask_loss(evidence: Tensor, target: Tensor) -> Tensor:
 def main(samples: Samples) -> Tensor:
     """Cross-entropy of the predicted mask."""
     logits = samples.output.logits
-    return mask_loss(logits[:, 1:] - logits[:, :1], samples.target)[0] / samples.pixels
+    return mask_loss(logits[:, 1:] - logits[:, :1], samples.mask)[0] / samples.pixels
 
 
 def last_block(samples: Samples) -> Tensor:
@@ -110,6 +122,13 @@ def last_block(samples: Samples) -> Tensor:
 def other_blocks(samples: Samples) -> Tensor:
     """The other blocks' patches gather around the target's prototype: the mean over the blocks of ``prior_indices``."""
     return samples.similarity["others"].mean()
+
+
+def presence(samples: Samples) -> Tensor:
+    """ESDA+: is the named thing there at all? Cross-entropy, each sample weighed by its pixels that count."""
+    pixels = (samples.target != IGNORE).flatten(1).sum(dim=1)
+    losses = F.binary_cross_entropy_with_logits(samples.output.presence, samples.shows.float(), reduction="none")
+    return (losses * pixels).sum() / samples.pixels
 
 
 class Term(NamedTuple):
@@ -130,4 +149,5 @@ TERMS = {
     "main": Term(main, None, "mask", "mask"),
     "last": Term(last_block, "last", "last block", "last_block"),
     "others": Term(other_blocks, "others", "others", "other_blocks"),
+    "presence": Term(presence, "presence", "presence", "presence"),
 }

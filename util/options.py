@@ -136,6 +136,9 @@ class Model:
     background_words: list[str] = option([], "plus: further rivals, words for what is no object")
     interactor_width: int = option(0, "plus: width of the interactor's blocks, a multiple of 64; 0: that of the image "
                                    "encoder", least=0, most=65_536)
+    presence_head: bool = option(
+        False, "plus: a head of its own says whether the named thing is there at all; train.absent_names then train "
+        "this head alone, and the mask's loss leaves them out (model/plus/presence.py)")
     dropout: float = option(0.1, "Dropout2d before the decoder's last convolution", least=0, most=1)
     prior_threshold: float = option(
         0.5, "clip_prior, maskclip, naclip, clearclip: where the min-max normalised map becomes foreground",
@@ -156,9 +159,10 @@ class Model:
 
 @dataclass
 class Loss:
-    """total = main + last * (last block's map) + others * (mean over the other maps)"""
+    """total = main + last * (last block's map) + others * (mean over the other maps) + presence * (ESDA+'s)"""
     last: float = option(0.2, "weight of the last block's similarity map", least=0, most=1e6)
     others: float = option(0.1, "weight of the other blocks' maps", least=0, most=1e6)
+    presence: float = option(0.1, "plus: weight of the presence head's cross-entropy", least=0, most=1e6)
     sign: Literal["described", "released"] = option(
         "described", "described: a map s is read as logits [1 - s, s]; released: [s, 1 - s] while label 1 is "
         "foreground, which lowers the similarity on the foreground")
@@ -294,6 +298,9 @@ class Config:
                                   ("loss", "last", 0), ("train", "text_noise", 0)):
             if getattr(getattr(self, section), key) != off:
                 raise UserError(f"{section}.{key} has no effect on model.kind=plus; set {section}.{key}={off}")
+        if self.model.presence_head and not (self.train.absent_names and self.loss.presence):
+            raise UserError("model.presence_head learns from absent names; set train.absent_names and loss.presence "
+                            "above 0, or model.presence_head=false")
         if self.loss.others and not self.model.branch_rank:
             raise UserError(f"loss.others={self.loss.others} trains nothing of a frozen encoder; set loss.others=0, or "
                             f"model.branch_rank=2 for trainable branches")

@@ -15,6 +15,7 @@ from model.clip.vision_transformer import VisionTransformer
 from model.esda import CLIP_SCALE, ESDA, Segmentation
 from model.image_encoder import ImageEncoder, PartialEncoding, repeat_rows
 from model.plus.interactor import SimilarityInteractor
+from model.plus.presence import PresenceHead
 from model.plus.similarity import min_max, others_than, similarity_channels
 from model.similarity import bilinear
 
@@ -56,13 +57,16 @@ class ESDAPlus(ESDA):
     readings: names in model/clip/dense.py, the maps in order; the first one's lead is the prior.
     channels: which of similarity_channels are used of each map, places from 0.
     scale: of cosines in the channels. rival_drop: chance of each rival to be left out of a training sample.
+    presence_head: None: the mask alone says whether the named thing is there.
     """
 
     def __init__(self, text_encoder: TextEncoder, image_encoder: VisionTransformer, interactor: SimilarityInteractor,
                  decoder: nn.Module, pixel_mean: list[float], pixel_std: list[float], logit_scale: float = CLIP_SCALE,
-                 *, readings: tuple[str, ...], channels: tuple[int, ...], scale: float, rival_drop: float):
+                 *, readings: tuple[str, ...], channels: tuple[int, ...], scale: float, rival_drop: float,
+                 presence_head: PresenceHead | None = None):
         super().__init__(text_encoder, image_encoder, interactor, decoder, pixel_mean, pixel_std, logit_scale)
         self.readings, self.channels, self.scale, self.rival_drop = readings, channels, scale, rival_drop
+        self.presence_head = presence_head
         self.register_buffer("rivals", None, persistent=False)               # (R, D) unit vectors
 
     @property
@@ -119,9 +123,8 @@ class ESDAPlus(ESDA):
         factors = () if noise is None or noise.decoder is None else (noise.decoder,)
         guide = {"guide": views.guide} if views.guide else {}
         logits = self.decoder(patches, prior, *factors, **guide)             # (B, 2, h, w), or finer where guided
-        logits = bilinear(logits, size)
-        verdict = None if self.training else self.verdict(views, text, logits[:, 1] - logits[:, 0], grid)
-        return Segmentation(logits, prior, views.encoding.tokens[:, 1:], views.encoding.blocks, verdict)
+        present = None if self.presence_head is None else self.presence_head(patches)
+        return Segmentation(bilinear(logits, size), prior, views.encoding.tokens[:, 1:], views.encoding.blocks, present)
 
     def similarity(self, views: Views, text: TextEmbedding, noise: PlusNoise | None = None) -> Tensor:
         """The three channels of each map, (B, V, 3, n) fp32: the only place where the name is read."""
@@ -132,20 +135,6 @@ class ESDAPlus(ESDA):
             if noise:
                 allowed = allowed & noise.rivals
             return similarity_channels(match, views.rivals, allowed, self.scale)
-
-    def verdict(self, views: Views, text: TextEmbedding, evidence: Tensor, grid: tuple[int, int]) -> Tensor:
-        """CLIP's log-probability of the name against the rivals, of what was found in ``evidence`` (B, S, S): (B,).
-
-        CLIP sees the mean of the first map's patches, weighted by the foreground's probability, and classifies it as
-        it does an image. It knows better than the mask whether a thing of that name is there at all.
-        """
-        with torch.autocast(evidence.device.type, enabled=False):
-            found = F.adaptive_avg_pool2d(evidence.float().sigmoid()[:, None], grid).flatten(2)      # (B, 1, n)
-            region = F.normalize((found @ views.joint[:, 0])[:, 0], dim=-1)                          # (B, D)
-            name = F.normalize(text.cls.float(), dim=-1)
-            others = (region @ self.rivals.T).masked_fill(~others_than(name, self.rivals), -torch.inf)
-            match = torch.cat([(region * name).sum(dim=1, keepdim=True), others], dim=1)             # (B, 1 + R)
-            return (self.logit_scale * match).log_softmax(dim=1)[:, 0]
 
     def clip_patches(self, images: Tensor, shared: Views) -> Tensor:
         """As ESDA's, but without another pass of CLIP where the output is among the maps."""

@@ -121,3 +121,22 @@ def test_the_losses_of_parts_add_up_to_those_of_the_whole():
                                 {i: b[k:k + 1] for i, b in out.blocks.items()}), t[k:k + 1], pixels) for k in (0, 1)]
     for name in whole:
         assert sum(part[name] for part in parts).item() == pytest.approx(whole[name].item(), rel=1e-6)
+
+
+def test_presence_is_learned_of_all_samples_and_the_mask_of_those_that_show_something():
+    learns, out, t = EsdaLosses({"main": 1.0, "presence": 0.1}), output(), target()
+    t[1] = 0                                                             # the name of sample 1 is absent
+    out = out._replace(presence=torch.tensor([0.3, 0.7], requires_grad=True))
+    losses = learns(out, t)
+    of_mask = F.cross_entropy(out.logits[:1], t[:1].long(), ignore_index=255, reduction="sum")
+    assert losses["main"].item() == pytest.approx(of_mask.item() / (56 + 64))   # pixels of both samples that count
+    by_hand = (56 * math.log(1 + math.exp(-0.3)) + 64 * math.log(1 + math.exp(0.7))) / (56 + 64)
+    assert losses["presence"].item() == pytest.approx(by_hand)
+    assert losses["loss"].item() == pytest.approx(losses["main"].item() + 0.1 * by_hand)
+    losses["loss"].backward()
+    assert not out.logits.grad[1].any() and out.logits.grad[0].any() and out.presence.grad.all()
+    assert EsdaLosses({"main": 1.0})(out, t)["main"] > losses["main"]    # without the term the mask learns it
+    parts = [learns(Segmentation(*(part[k:k + 1] for part in out[:3]), {}, out.presence[k:k + 1]), t[k:k + 1],
+                    learns.pixels(t)) for k in (0, 1)]
+    for name in losses:
+        assert sum(part[name] for part in parts).item() == pytest.approx(losses[name].item(), rel=1e-6)

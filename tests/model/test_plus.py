@@ -11,6 +11,7 @@ from model.clip.tokenizer import Tokenizer
 from model.clip.vision_transformer import VisionTransformer
 from model.clip.weights import ClipWeights, WeightsError
 from model.plus.plus import ESDAPlus
+from model.plus.presence import PresenceHead
 from model.plus.similarity import min_max, others_than, similarity_channels
 from util.options import Loss, Model
 
@@ -240,20 +241,22 @@ def test_what_does_not_fit_is_named(changes, wrong, weights):
         build_plus(options_of(**changes), weights)
 
 
-def test_the_verdict_is_clips_on_the_patches_that_were_found(weights):
-    """In evaluation only. A seen name is no rival of its own."""
-    model, text = plus(weights)
-    images, asked = images_of(3), text[torch.tensor([0, 2, 4])]                 # of these "cat" alone is seen
-    output = model(images, asked)
-    views = model.before_names(images)
-    seen = F.normalize(text.cls[[0, 1, 3]], dim=-1)
-    for b, others in {0: [1, 2], 1: [0, 1, 2], 2: [0, 1, 2]}.items():
-        foreground = output.logits[b].softmax(dim=0)[1]                           # (32, 32), patches of 8
-        share = foreground.unflatten(0, (4, 8)).unflatten(2, (4, 8)).mean(dim=(1, 3)).flatten()
-        region = F.normalize((share[:, None] * views.joint[b, 0]).sum(dim=0), dim=0)
-        names = torch.cat([F.normalize(asked.cls[b:b + 1], dim=-1), seen[others]])
-        assert torch.allclose(output.verdict[b], (model.logit_scale * names @ region).log_softmax(dim=0)[0], atol=1e-4)
-    assert model.train()(images, asked, model.draw_noise(3, text)).verdict is None
-    every = [verdicts for _, verdicts in model.eval().names_and_verdicts(images, text, 4)]
-    assert [len(v[0]) for v in every] == [4, 2]
-    assert torch.allclose(torch.cat(every, dim=1)[range(3), [0, 2, 4]], output.verdict, atol=1e-5)
+def test_the_presence_head_is_a_soft_maximum_that_trains_without_the_decoder(weights):
+    head = PresenceHead(8)
+    patches = torch.randn(2, 5, 8)
+    each = head.read(F.layer_norm(patches, (8,)))[..., 0]
+    assert torch.allclose(head(patches), each.exp().mean(dim=1).log(), atol=1e-6)
+    model, text = plus(weights, presence_head=True)
+    images, asked = images_of(3), text[torch.tensor([0, 2, 4])]
+    output = model.train()(images, asked, model.draw_noise(3, text))
+    losses = build_losses(model, Loss(last=0, others=0), options_of(presence_head=True))(
+        output, torch.zeros(3, 32, 32, dtype=torch.uint8))                # all three names are absent
+    assert set(losses) == {"loss", "main", "presence"} and losses["main"] == 0
+    losses["loss"].backward()
+    assert not any(p.grad.any() for p in model.decoder.parameters() if p.grad is not None)
+    assert all(p.grad.any() for p in [*model.presence_head.parameters(), *model.interactor.read.parameters()])
+    with torch.no_grad():
+        output = model.eval()(images, asked)
+        every = torch.cat([present for _, present in model.names_and_presence(images, text, 4)], dim=1)
+    assert torch.allclose(every[range(3), [0, 2, 4]], output.presence, atol=1e-5)
+    assert plus(weights)[0](images, asked).presence is None

@@ -393,7 +393,7 @@ def by_reference(reference: Reference, cfg: Config) -> dict:
     class Model(torch.nn.Module):
         def forward(self, images, ids):
             logits, prior, _ = reference(images, ids)
-            return SimpleNamespace(logits=logits, prior=prior, verdict=None)
+            return SimpleNamespace(logits=logits, prior=prior, presence=None)
 
     data = FoldData(cfg)
     ids = Tokenizer()(data.classes.names, 16)

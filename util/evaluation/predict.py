@@ -65,11 +65,11 @@ class Predictor:
                 height, width = images.shape[2:]
                 differences = output.logits[:, 1] - output.logits[:, 0]              # (b, height, width)
                 require_finite(differences)
-                verdicts = [None] * len(places) if output.verdict is None else output.verdict
-                for place, difference, prior, verdict in zip(places, differences, output.prior, verdicts):
+                own = [None] * len(places) if output.presence is None else output.presence
+                for place, difference, prior, logit in zip(places, differences, output.prior, own):
                     valid, shape = batch.valid_sizes[place], batch.masks[place].shape
                     evidence[place] = self.fit.to_original(difference, valid, shape)
-                    present[place] = presence(difference[:valid[0], :valid[1]], verdict)
+                    present[place] = presence(difference[:valid[0], :valid[1]], logit)
                     seen[place], priors[place] = batch.images[place, :, :height, :width], prior
         counts = torch.stack([count(e > 0, torch.from_numpy(mask).to(self.device, non_blocking=True), sample.class_id)
                               for e, mask, sample in zip(evidence, batch.masks, batch.samples)])
@@ -81,15 +81,15 @@ class Predictor:
         return self.queried_class[sample] if self.queried_class else sample.class_id
 
 
-def presence(evidence: Tensor, verdict: Tensor | None = None) -> Tensor:
-    """How surely the named thing is somewhere in the image, in logits: (..., H, W) to (...) fp32.
+def presence(evidence: Tensor, own: Tensor | None = None) -> Tensor:
+    """How surely the named thing is somewhere in the image, as a logit: (..., H, W) to (...) fp32.
 
-    The mean of the highest 1/256 of the evidences, and CLIP's ``verdict`` (...) on what was found, where the model has
-    one (model/esda.py, Segmentation).
+    own: what the model itself says of it (Segmentation); None: the mean of the highest 1/256 of the evidences.
     """
+    if own is not None:
+        return own.float()
     every = evidence.float().flatten(-2)
-    highest = every.topk(max(1, every.shape[-1] // 256), sorted=False).values.mean(-1)
-    return highest if verdict is None else highest + verdict
+    return every.topk(max(1, every.shape[-1] // 256), sorted=False).values.mean(-1)
 
 
 def windows(batch: EvalBatch, fit: Fit, model, device: torch.device, autocast) -> Iterator[tuple[list[int], Tensor]]:

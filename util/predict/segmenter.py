@@ -192,12 +192,12 @@ class Segmenter:
         inputs = at_once(*encoded.images.shape[2:], self.device, self.autocast) or NAMES_AT_ONCE_IN_BF16
         chunk = max(1, inputs // len(encoded.images))
         with self.autocast:
-            parts, verdicts = zip(*self.model.names_and_verdicts(encoded.images, text, chunk, encoded.shared))
+            parts, own = zip(*self.model.names_and_presence(encoded.images, text, chunk, encoded.shared))
         evidence = torch.cat(parts, dim=1).float()
         require_finite(evidence)
         present = torch.stack([presence(one[:, :height, :width]) for one, (height, width) in zip(evidence, valid)])
-        if verdicts[0] is not None:
-            present += torch.cat(verdicts, dim=1)
+        if own[0] is not None:
+            present = torch.cat(own, dim=1).float()
         return evidence.cpu(), present.sigmoid().cpu()
 
     def _result(self, image: np.ndarray, valid: tuple[int, int], evidence: Tensor, scores: Tensor,

@@ -26,7 +26,7 @@ class Oracle(torch.nn.Module):
         red = images[:, 0].float()
         hit = ((red - 10 * text.view(-1, 1, 1)).abs() < 5).float()
         out = torch.stack([1 - hit, hit], dim=1)
-        return type("Out", (), {"logits": out, "prior": hit[:, None], "verdict": None})
+        return type("Out", (), {"logits": out, "prior": hit[:, None], "presence": None})
 
 
 @pytest.fixture
