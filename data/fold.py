@@ -30,6 +30,9 @@ class FoldData:
     def training(self) -> tuple[Loader, TrainBatches, int]:
         """The loader, the sampler that decides which epoch it yields, and the number of images."""
         cfg, count = self.cfg, len(self.classes.names)
+        if not cfg.data.train_list:
+            raise UserError("data.train_list is empty: this data set is for testing alone (test.py); python -m "
+                            "data.lists makes a training list")
         index = read_index(cfg.data.root, cfg.data.train_list, count, cfg.dataset)
         common = overlap(index.pairs, self.index.pairs)
         if common:

@@ -36,7 +36,7 @@ class Classes:
         """
         content = _read_yaml(path)
         names, written, annotated = content["classes"], content["folds"], content.get("annotation_names", {})
-        _check_names(path, names)
+        check_names(path, names)
         rule = written if rule == "file" else rule
         ids = range(1, len(names) + 1)
         if rule in ("contiguous", "interleaved"):
@@ -61,7 +61,7 @@ class Classes:
             if not isinstance(annotated, dict) or not annotated.keys() <= set(names):
                 raise UserError(f"{path}: 'annotation_names' should give another name to some of 'classes'")
             names = [annotated.get(name, name) for name in names]
-            _check_names(path, names)
+            check_names(path, names)
         return Classes(names, tuple(tuple(fold) for fold in folds))
 
     def unseen(self, fold: int) -> tuple[int, ...]:
@@ -100,7 +100,7 @@ def _short(value) -> str:
     return f"{reprlib.repr(value):.100}"
 
 
-def _check_names(path: str | Path, names) -> None:
+def check_names(path: str | Path, names) -> None:
     """Raise UserError unless these are 1 to 254 names, each of its own even where case does not count, as in CLIP."""
     if not isinstance(names, list) or not 1 <= len(names) <= 254:
         count = f"{len(names)} classes" if isinstance(names, list) else _short(names)

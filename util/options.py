@@ -42,7 +42,8 @@ class Data:
     classes: str = option("lists/pascal/classes.yaml", "class names in order of their ids, and the folds")
     folds: Literal["file", "contiguous", "interleaved"] = option(
         "file", "as the classes' file says, or contiguous, or interleaved")
-    train_list: str = option("lists/pascal/train.txt", 'lines "image mask", relative to root')
+    train_list: str = option("lists/pascal/train.txt", 'lines "image mask", relative to root; empty: a set to test on '
+                             "alone")
     val_list: str = option("lists/pascal/val.txt", "likewise, of the images to test on")
     min_pixels: int = option(
         2048, "2 x 32 x 32: a class counts as present from this area at the original size on (PFENet, BAM)",

@@ -6,6 +6,7 @@
     python -m data.prepare clip                              OpenAI's ViT-B/16 to weights/ViT-B-16.pt
     python -m data.prepare verify DATASET                    the same as python -m data.verify
     python -m data.prepare lists DIR                         the same as python -m data.lists
+    python -m data.prepare masks DIR --coco FILE.json        your own data's masks (data/prepare/annotations.py)
 
 DIR holds the archives as downloaded, or what was unpacked from them. Images are linked where that is possible. You can
 stop the work at any time; the same command goes on with it. When a source has changed, it makes the masks that follow
@@ -97,9 +98,9 @@ def _stamp(path: Path, made_with: dict, finished: bool) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:2] in (["verify"], ["lists"]):
-        module = importlib.import_module(f"data.prepare.{'own' if sys.argv.pop(1) == 'lists' else 'verify'}")
-        return module.main()
+    others = {"verify": "verify", "lists": "own", "masks": "annotations"}
+    if sys.argv[1:2] and sys.argv[1] in others:
+        return importlib.import_module(f"data.prepare.{others[sys.argv.pop(1)]}").main()
     parser = Parser(prog="python -m data.prepare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", choices=[*SETS, "clip"])

@@ -1,7 +1,7 @@
 """COCO-20i's masks and lists from the instance annotations of COCO 2014."""
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from data.prepare.archives import Archive, Piece, inside
 from data.prepare.download import Remote
 from data.prepare.masks import make_masks
 from data.prepare.published import coco_val_order
+from model import IGNORE
 from util.config import ROOT
 from util.runtime.errors import UserError
 
@@ -84,7 +85,7 @@ def prepare(root: Path, archives: list[Archive], options: dict[str, str]) -> Non
                             f"{lacking[0]}; unpack or fetch it again")
         archive.extract(root, {name: f"{split}/{name}" for name in images}, f"{split} images")
         masks = {name: f"masks/{split}/{Path(name).stem}.png" for name in images}
-        make_masks(partial(draw, **options), _source, json.dumps(options),
+        make_masks(partial(draw, **options), source_of, json.dumps(options),
                    [(inside(root, masks[name]), image) for name, image in images.items()], f"{split} masks")
         listed = sorted(images)
         if part == "val":
@@ -92,29 +93,42 @@ def prepare(root: Path, archives: list[Archive], options: dict[str, str]) -> Non
         write_lists(root, {part: [(f"{split}/{name}", masks[name]) for name in listed]})
 
 
-def _source(image: Annotated) -> bytes:
+def source_of(image: Annotated) -> bytes:
     """All that a mask follows from."""
     return json.dumps([image.height, image.width, image.instances]).encode()
 
 
-def read_instances(file: Path) -> dict[str, Annotated]:
-    """{file name: Annotated} of an instances JSON, in its order. A class is the rank of its category's id, so that ids
-    with gaps become 1..80. Raises UserError for a file of another kind and for one whose parts contradict each other.
+def read_instances(file: Path, ranks: Callable[[list[dict]], dict[int, int]] | None = None,
+                   complaint: str = "not the instance annotations of COCO ({}); fetch the archive again",
+                   folders: bool = False) -> dict[str, Annotated]:
+    """{file name: Annotated} of an instances JSON, in its order.
+
+    A class is the rank of its category's id, so that ids with gaps become 1..80; ranks: makes {category id: class} of
+    other categories than COCO's own. folders: names may say a folder, which is passed over.
+    Raises UserError by ``complaint`` for a file of another kind and for one whose parts contradict each other.
     """
     try:
         content = json.loads(read_bytes(file, limit=JSON_LIMIT))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not a mapping")
         for part in ("categories", "annotations", "images"):
             if not (isinstance(content[part], list) and content[part]):
                 raise ValueError(f"its {part} are not a list, or an empty one")
-        ranks = _ranks(content["categories"])
+        class_of = (ranks or _ranks)(content["categories"])
         instances = defaultdict(list)
         for a in content["annotations"]:
             if a.get("iscrowd", 0) not in (0, 1):
                 raise ValueError(f"iscrowd is {a['iscrowd']!r:.40}")
-            instances[a["image_id"]].append((ranks[a["category_id"]], bool(a.get("iscrowd", 0)), a["segmentation"]))
+            for key, needed in (("category_id", class_of), ("image_id", a), ("segmentation", a)):
+                if key not in a or needed is class_of and a[key] not in class_of:
+                    odd = f"the {key} {a[key]!r:.40}, which is none of the categories" if key in a else f"no {key}"
+                    raise ValueError(f"annotation {a.get('id', '?')!s:.40} has {odd}")
+            instances[a["image_id"]].append((class_of[a["category_id"]], bool(a.get("iscrowd", 0)), a["segmentation"]))
         images, stems, ids = {}, set(), set()
         for entry in content["images"]:
             name, height, width, number = (entry[key] for key in ("file_name", "height", "width", "id"))
+            if folders and isinstance(name, str):
+                name = name.replace("\\", "/").rpartition("/")[2]
             if not all(type(v) is int and v > 0 for v in (height, width)) or height * width > MAX_PIXELS:
                 raise ValueError(f"image {name!r:.80} is {width!r:.20}x{height!r:.20}")
             if not isinstance(name, str) or "/" in name or inside(file.parent, name).stem in stems:
@@ -129,8 +143,7 @@ def read_instances(file: Path) -> dict[str, Annotated]:
         return images
     except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UserError(f"{file}: not the instance annotations of COCO ({reason:.300}); fetch the archive "
-                        f"again") from None
+        raise UserError(f"{file}: {complaint.format(f'{reason:.300}')}") from None
 
 
 def _ranks(categories: list[dict]) -> dict[int, int]:
@@ -148,26 +161,30 @@ def draw(image: Annotated, masks: str, overlap: str = "", crowd: str = "") -> np
     """One image's instances to (H, W) uint8 of 0, 1..80 and 255.
 
     masks: ``published`` paints as the masks under the published lists were made: in the file's order, without crowds,
-        polygons filled by OpenCV on rounded corners. ``pycocotools`` fills them by that library's rule:
+        polygons filled by OpenCV on rounded corners. ``own`` does the same with crowds as 255 below all instances.
+        ``pycocotools`` fills them by that library's rule:
     overlap: ``larger_first`` paints the larger first, so that the smaller stays visible (of equal ones the later in the
         file); ``file_order`` paints as the file has them.
     crowd: ``ignore`` paints crowds as 255, below every instance; ``class`` paints them as instances.
     """
     try:
-        return _published(image) if masks == "published" else _by_pycocotools(image, overlap, crowd)
+        return (_by_pycocotools(image, overlap, crowd) if masks == "pycocotools" else
+                _published(image, IGNORE if masks == "own" else None))
     except UserError:
         raise
     except Exception as error:  # numpy, OpenCV and pycocotools raise many kinds for what is no annotation
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{image.name}: an annotation is not readable or does not fit the image of "
-                        f"{image.width}x{image.height} ({reason:.200}); fetch the archive again") from None
+                        f"{image.width}x{image.height} ({reason:.200}); fetch or export it again") from None
 
 
-def _published(image: Annotated) -> np.ndarray:
+def _published(image: Annotated, crowd: int | None) -> np.ndarray:
     mask = np.zeros((image.height, image.width), np.uint8)
-    for class_id, is_crowd, segmentation in image.instances:
+    for class_id, is_crowd, segmentation in sorted(image.instances, key=lambda instance: not instance[1]):
         if is_crowd:
-            continue
+            if crowd is None:
+                continue
+            class_id = crowd
         if isinstance(segmentation, dict):
             mask[_region(segmentation, image)] = class_id
         else:

@@ -58,6 +58,12 @@ def _made_from(target: Path, digest: str) -> bool:
     return data == _marked(data[:HEADER] + data[HEADER + CHUNK:], digest)
 
 
+def made_here(target: Path) -> bool:
+    """Whether data.prepare wrote the file, be it from other sources than today's."""
+    with open(target, "rb") as file:
+        return file.read(HEADER + 8 + len(KEY)).endswith(b"tEXt" + KEY)
+
+
 def _write(draw, job: tuple[Path, object, str]) -> None:
     target, what, digest = job
     png = cv2.imencode(".png", draw(what))[1].tobytes()

@@ -55,14 +55,16 @@ def main() -> None:
     parser.add_argument("root", type=Path, metavar="DIR")
     parser.add_argument("--images", default="images", help="folder below DIR, default: %(default)s")
     parser.add_argument("--masks", default="masks", help="folder below DIR, default: %(default)s")
-    parser.add_argument("--val", type=float, default=0.2, help="share of images held out, default: %(default)s")
+    parser.add_argument("--val", type=float, default=0.2, help="share of images held out, default: %(default)s; 1: "
+                        "all, for a set to test on alone")
     given = parser.parse_args()
-    if not 0 < given.val < 1:
-        raise UserError(f"--val {given.val:g}: should lie between 0 and 1")
+    if not 0 < given.val <= 1:
+        raise UserError(f"--val {given.val:g}: should lie between 0 and 1, or be 1 for a set to test on alone")
     if not str(given.root).isprintable():
         raise UserError(f"{str(given.root)!a}: a name that is not UTF-8 or not printable; rename the folder")
     every = pairs(given.root, given.images, given.masks)
-    parts = {part: [p for p in every if held_out(p[0], given.val) == (part == "val")] for part in ("train", "val")}
+    parts = {part: [p for p in every if held_out(p[0], given.val) == (part == "val")]
+             for part in ("train", "val")[given.val == 1:]}
     for part, chosen in parts.items():
         if not chosen:
             raise UserError(f"{given.root}: none of {len(every)} images fell to {part}; choose another --val")

@@ -131,7 +131,9 @@ def verify(name: str, cfg: Config) -> list[str]:
         raise UserError(f"{cfg.data.root}: no such folder; {remedy}, or set data.root")
     classes, count = classes_of(cfg.data), len(classes_of(cfg.data).names)
     start = time.perf_counter()
-    train, val = (check_list(cfg.data.root, file, count, remedy) for file in (cfg.data.train_list, cfg.data.val_list))
+    train, val = (check_list(cfg.data.root, file, count, remedy) if file else
+                  CheckedList(Index("no training list", [], np.zeros((0, count + 1), np.int64)), [], "-", [], 0)
+                  for file in (cfg.data.train_list, cfg.data.val_list))
     pairs, seconds = len(train.index.pairs) + len(val.index.pairs), time.perf_counter() - start
     folds = [fold_of(train.index, val.index, classes, fold, cfg) for fold in range(len(classes.folds))]
     problems = train.problems + val.problems

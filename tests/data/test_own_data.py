@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_names_with_spaces_and_accents_find_their_partners(own):
     assert all((own / name).is_file() for pair in found for name in pair)
 
 
-@pytest.mark.parametrize("options", [["--val", "0"], ["--val", "1"], ["--images", "nosuch"]])
+@pytest.mark.parametrize("options", [["--val", "0"], ["--val", "1.5"], ["--images", "nosuch"]])
 def test_impossible_options_end_in_a_line(own, run_script, options):
     done = run_script("data.lists", own, *options)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
@@ -101,7 +102,7 @@ def test_the_documented_example_runs_as_it_stands(own, options_for, tmp_path):
     """The lines of docs/data.md, in a copy of the project, with images put where they say."""
     text = (ROOT / "docs/data.md").read_text()
     block = re.search(r"## Your own data.*?```bash\n(.*?)```", text, re.S)[1]
-    assert block.count("\n") <= 10
+    assert block.count("\n") <= 20
     project = tmp_path / "project"
     for name in ("config", "data", "model", "util", "lists"):
         shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("sets", "__pycache__"))
@@ -114,16 +115,24 @@ def test_the_documented_example_runs_as_it_stands(own, options_for, tmp_path):
     (project / "data/sets").mkdir(parents=True)
     shutil.move(own, project / "data/sets/mine")
     extra = [o for o in options_for(Path("x"), tmp_path / "exp") if not o.startswith("data.")] + ["data.min_pixels=32",
-             "data.workers=0", "train.optimizer=adamw", "model.replace_indices=[1,2,3]", "eval.protocol=exhaustive"]
+             "data.workers=0", "train.optimizer=adamw", "model.replace_indices=[1,2,3]", "run=r"]
     train = "bash train.sh mine 0"
-    block = block.replace(train, f"{train} {' '.join(extra)}").replace("=[", "='[").replace(
-        "] eval", "]' eval").replace("verify mine", "verify mine data.min_pixels=32")
+    fine_tuning = re.search(r"^bash train.sh mine 0 weights=.*$", text, re.M)[0].replace(
+        "exp/pascal/esda/fold0/TIME", str(tmp_path / "exp/mine/esda/fold0/r"))  # of the run before, at hand
+    extra = shlex.join(extra)
+    block = block.replace(train, f"{train} {extra}").replace("verify mine", "verify mine data.min_pixels=32")
+    block += f"{fine_tuning} {extra} run=tuned train.epochs=1\n"
     env = {**os.environ, "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix,
            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=project, env=env, text=True,
                           capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "owl" in done.stdout and "no problems" in done.stdout
-    results = json.loads(next((tmp_path / "exp").rglob("results.json")).read_text())
+    results, tuned = (json.loads((tmp_path / f"exp/mine/esda/fold0/{run}/results.json").read_text())
+                      for run in ("r", "tuned"))
+    assert results["protocol"] == "exhaustive" and results["config"]["train"]["lr"] == 5e-4
+    start = tuned["trained_on"]["start"]
+    assert start["file"].endswith("r/checkpoints/best.pt") and start["trained_on"]["classes"] == ["cat", "dog"]
+    assert tuned["config"]["train"]["lr"] == 1e-4 and "starts from" in done.stdout
     assert list(results["per_class"]) == ["owl"] and results["dataset"] == "mine"
     assert results["trained_on"]["train_classes"] == "seen" and "images without any unseen class" in done.stdout
