@@ -4,6 +4,7 @@
     python -m data.prepare coco --source DIR [DIR ...]       train2014.zip, val2014.zip, annotations_trainval2014.zip
     python -m data.prepare pascal --download                 fetches what is not there first
     python -m data.prepare clip                              OpenAI's ViT-B/16 to weights/ViT-B-16.pt
+    python -m data.prepare clip --model ViT-L/14             another of OpenAI's, to weights/ViT-L-14.pt
     python -m data.prepare verify DATASET                    the same as python -m data.verify
     python -m data.prepare lists DIR                         the same as python -m data.lists
     python -m data.prepare masks DIR --coco FILE.json        your own data's masks (data/prepare/annotations.py)
@@ -24,12 +25,12 @@ from data.prepare import coco, pascal
 from data.prepare.archives import locate, open_piece
 from data.prepare.download import Remote, by_hand, download
 from data.prepare.published import STAMP
-from model.clip.source import SHA256, URL
+from model.clip.source import MODELS, sha256_of
 from util.runtime.errors import Parser, UserError, run_main
 from util.runtime.stop import StopRequest
 
 SETS = {"pascal": pascal, "coco": coco}
-CLIP = Remote(URL, hash=f"sha256:{SHA256}")
+CLIPS = {name: Remote(url, hash=f"sha256:{sha256_of(url)}") for name, url in MODELS.items()}
 
 
 def prepare(name: str, root: Path, sources: list[Path], fetch: bool, any_archive: bool, options: dict[str, str]):
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--source", nargs="+", type=Path, default=[], metavar="DIR", help="where the archives lie")
     parser.add_argument("--download", action="store_true", help="fetch what is not there to OUT/archives")
     parser.add_argument("--out", type=Path, help="default: data/sets/DATASET, or weights/ViT-B-16.pt for clip")
+    parser.add_argument("--model", choices=CLIPS, help="clip: default ViT-B/16")
     parser.add_argument("--any-archive", action="store_true", help="take archives of another size or hash, too")
     for name, choices in coco.OPTIONS.items():
         parser.add_argument(f"--{name}", choices=choices, help=f"coco: default {choices[0]}, see docs/data.md")
@@ -114,8 +116,11 @@ def main() -> None:
     StopRequest()  # Ctrl-C and SIGTERM end the work in an orderly way, in a script's background too
     if given.out == Path():
         raise UserError("--out is empty; name a folder, or for clip a file, or leave it out")
+    if given.model and given.dataset != "clip":
+        raise UserError(f"--model {given.model} is for clip; leave it away")
     if given.dataset == "clip":
-        return download(given.out or Path("weights/ViT-B-16.pt"), CLIP)
+        remote = CLIPS[given.model or "ViT-B/16"]
+        return download(given.out or Path("weights") / remote.name, remote)
     for folder in filter(None, (given.out, *given.source)):
         if not str(folder).isprintable():
             raise UserError(f"{str(folder)!a}: a name that is not UTF-8 or not printable; rename the folder")

@@ -11,7 +11,7 @@ from torch import Tensor
 from model.clip.clip import CLIP
 from model.clip.errors import WeightsError
 from model.clip.formats import activation_beside, foreign_object, from_hugging_face, read_state
-from model.clip.source import URL
+from model.clip.source import how_to_fetch
 from model.clip.text_encoder import TextEncoder
 from model.clip.vision_transformer import VisionTransformer, resize_position_embedding
 
@@ -56,8 +56,7 @@ def read_clip(path: str | Path) -> ClipWeights:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"{path}: CLIP's weights are not there; `python -m data.prepare clip --out {path}` fetches "
-                           f"and checks them, or by hand: curl -L -o {path} {URL}")
+        raise WeightsError(f"{path}: CLIP's weights are not there; {how_to_fetch(path)}")
     try:
         state, activation = read_state(path)
     except Exception as error:  # torch, safetensors and pickle raise many kinds for a file that is not their own
@@ -133,7 +132,9 @@ def build_vision(weights: ClipWeights, side: int | None = None, cls=VisionTransf
     trained_at, patch, *sizes = vision_sizes(state)
     side = trained_at if side is None else side
     if side % patch:
-        raise WeightsError(f"model.size={side} is not a multiple of the image encoder's patch of {patch} px")
+        near = " or ".join(str(valid) for valid in (side - side % patch, side - side % patch + patch) if valid)
+        raise WeightsError(f"model.size={side} is not a multiple of the image encoder's patch of {patch} px; the "
+                           f"nearest that is one is {near}")
     encoder = cls(side, patch, *sizes, activation=weights.activation, **options)
     state["positional_embedding"] = resize_position_embedding(state["positional_embedding"], side // patch)
     missing, unexpected = encoder.load_state_dict(state, strict=False)

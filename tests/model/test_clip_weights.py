@@ -15,7 +15,7 @@ from model.build import build_esda, build_model, embed_names
 from model.clip.clip import CLIP
 from model.clip.formats import TorchScriptUnpickler
 from model.clip.layers import QuickGELU
-from model.clip.source import SHA256, URL
+from model.clip.source import MODELS, URL
 from model.clip.text_encoder import TextEncoder
 from model.clip.vision_transformer import VisionTransformer, resize_position_embedding
 from model.clip.weights import (
@@ -224,7 +224,16 @@ def test_built_clip_is_the_clip_that_was_saved(clip, tmp_path):
 def test_missing_file_names_path_and_official_url(tmp_path):
     message = error_of(tmp_path / "ViT-B-16.pt")
     assert URL in message and "python -m data.prepare clip" in message
-    assert SHA256 in URL and len(SHA256) == 64
+    message = error_of(tmp_path / "ViT-L-14.pt")
+    assert MODELS["ViT-L/14"] in message and "python -m data.prepare clip --model ViT-L/14 --out" in message
+
+
+@pytest.mark.parametrize("size, near", [(60, "48 or 64"), (7, "16"), (65, "64 or 80")])
+def test_a_size_between_two_patches_names_the_nearest(clip, size, near, tmp_path):
+    write_hugging_face(clip, tmp_path / "clip.safetensors")
+    weights = read_clip(tmp_path / "clip.safetensors").with_activation("quickgelu", "")
+    with pytest.raises(WeightsError, match=f"model.size={size} is not a multiple.*of 16 px.*nearest.* is {near}$"):
+        build_clip(weights, size)
 
 
 @pytest.mark.parametrize("changes, said", [

@@ -13,12 +13,12 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from runs import signals_kept
 
 from data.prepare import __main__ as prepare
 from data.prepare import download as module
 from data.prepare.download import Remote, by_hand, download
-from model.clip.source import SHA256 as OF_CLIP
-from model.clip.source import URL
+from model.clip.source import MODELS
 from util.runtime.errors import UserError, run_main
 from util.runtime.progress import _Lines
 
@@ -97,7 +97,7 @@ def fetch_clip(monkeypatch):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def fetch(path: Path, remote: Remote) -> int:
-        monkeypatch.setattr(prepare, "CLIP", remote)
+        monkeypatch.setitem(prepare.CLIPS, "ViT-B/16", remote)
         monkeypatch.setattr("sys.argv", ["prepare", "clip", "--out", str(path)])
         with pytest.raises(SystemExit) as left:
             run_main(prepare.main)
@@ -271,8 +271,24 @@ def test_the_line_for_curl_works_as_typed_and_resumes(server, tmp_path):
     assert path.read_bytes() == CONTENT and server.seen == [f"bytes={HALF}-"]
 
 
-def test_clip_is_openais_file():
-    assert prepare.CLIP == Remote(URL, hash=f"sha256:{OF_CLIP}")
+@pytest.mark.parametrize("name, file, start", [  # the first digits, as OpenAI's clip.py has them
+    ("ViT-B/16", "ViT-B-16.pt", "5806e77c"), ("ViT-B/32", "ViT-B-32.pt", "40d36571"),
+    ("ViT-L/14", "ViT-L-14.pt", "b8cca3fd"), ("ViT-L/14@336px", "ViT-L-14-336px.pt", "3035c92b")])
+def test_clips_are_openais_files(name, file, start, monkeypatch):
+    fetched = []
+    monkeypatch.setattr(prepare, "download", lambda path, remote: fetched.append((path, remote)))
+    monkeypatch.setattr("sys.argv", ["prepare", "clip", "--model", name])
+    with signals_kept():
+        prepare.main()
+    remote = Remote(MODELS[name], hash=f"sha256:{MODELS[name].split('/')[-2]}")
+    assert fetched == [(Path("weights") / file, remote)] and remote.hash.startswith(f"sha256:{start}")
+    assert len(remote.hash) == 7 + 64 and remote.name == file and prepare.CLIPS.keys() == MODELS.keys()
+
+
+def test_a_model_is_only_of_clip(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["prepare", "coco", "--model", "ViT-L/14"])
+    with signals_kept(), pytest.raises(UserError, match="--model ViT-L/14 is for clip"):
+        prepare.main()
 
 
 def test_progress_is_plain_lines_in_a_log(server, path, monkeypatch, capsys):
