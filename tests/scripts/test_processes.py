@@ -81,7 +81,7 @@ def alone(finish, options, tmp_path_factory) -> Path:
 def losses(run: Path) -> dict[int, float]:
     """{iteration: loss} as TensorBoard would show it."""
     found = {}
-    for file in sorted((run / "events").iterdir()):
+    for file in sorted(run.glob("events.out.*")):
         data, at = file.read_bytes(), 0
         while at < len(data):
             length, = struct.unpack_from("<Q", data, at)
@@ -105,8 +105,8 @@ def same(run: Path, other: Path) -> None:
     assert torch.equal(a["rng"], b["rng"]) and a["at"] == b["at"]
     for name, tensor in a["model"].items():
         assert torch.allclose(tensor, b["model"][name], rtol=1e-3, atol=1e-5), name
-    assert {p.relative_to(run) for p in run.rglob("*") if p.parent.name != "events"} == \
-        {p.relative_to(other) for p in other.rglob("*") if p.parent.name != "events"}
+    assert {p.relative_to(run) for p in run.rglob("*") if not p.name.startswith("events.out.")} == \
+        {p.relative_to(other) for p in other.rglob("*") if not p.name.startswith("events.out.")}
 
 
 def test_two_processes_train_to_the_numbers_of_one(alone, start, options, tmp_path):
@@ -117,7 +117,7 @@ def test_two_processes_train_to_the_numbers_of_one(alone, start, options, tmp_pa
     same(folder(tmp_path), alone)
     assert output.count("epoch 1/2") == 1 and "2 processes" in output
     log = (folder(tmp_path) / "log.txt").read_text()
-    assert log.count("epoch 1/2") == 1 and len(list((folder(tmp_path) / "events").iterdir())) == 1
+    assert log.count("epoch 1/2") == 1 and len(list(folder(tmp_path).glob("events.out.*"))) == 1
     assert json.loads((folder(tmp_path) / "results.json").read_text())["machine"].startswith("2 processes")
 
 

@@ -115,15 +115,15 @@ def where(run: Run) -> str:
 
 def table(results: dict) -> str:
     """Scores of one fold as lines for a terminal."""
-    what = "all classes" if "hiou" in results else (
-        "the fold's classes" if "not_zero_shot" in results else "unseen classes")
+    trained, mark = ("the fold's", " (not zero-shot)") if "not_zero_shot" in results else ("unseen", "")
+    what = "all classes" if "hiou" in results else f"{trained} classes"
     lines = [f"{results['dataset']} fold {results['fold']}, {results['arch']}: {what}, {results['protocol']} protocol, "
              f"{results['samples']} samples"]
     lines += [f"  {name:<16} IoU {iou:5.1f}" for name, iou in results["per_class"].items()]
     spread_of = f" ({results['miou_std']:.1f} over {len(results['draws'])} draws)" if "draws" in results else ""
-    lines.append(f"  {'mIoU':<16}     {results['miou']:5.1f}{spread_of}      FB-IoU {results['fb_iou']:.1f}")
+    lines.append(f"  {'mIoU':<16}     {results['miou']:5.1f}{mark}{spread_of}      FB-IoU {results['fb_iou']:.1f}")
     if "hiou" in results:
-        lines[-1] = (f"  unseen mIoU (U) {results['miou']:.1f}   seen mIoU (S) {results['seen_miou']:.1f}   hIoU "
+        lines[-1] = (f"  {trained} mIoU (U) {results['miou']:.1f}{mark}   seen mIoU (S) {results['seen_miou']:.1f}   hIoU "
                      f"{results['hiou']:.1f}   pixel accuracy {results['pixel_accuracy']:.1f}   background IoU "
                      f"{results['background_iou']:.1f}")
     if "not_zero_shot" in results:

@@ -97,18 +97,26 @@ class Run:
         """Start writing TensorBoard events; those from ``step`` on that an interrupted run left are discarded."""
         if self.silent:
             return
-        with self._writing("events"):
-            (self.folder / "events").mkdir(exist_ok=True)
+        before = self.folder / "events"  # where older versions wrote: TensorBoard would show a second run of that name
+        with self._writing("events.out.tfevents"):
+            for file in before.glob("*"):
+                file.rename(self.folder / file.name)
+            if before.is_dir():
+                before.rmdir()
             # Not SummaryWriter: on a full disk its thread dies, and the run waits for it for ever.
-            self._events = EventsWriter(str(self.folder / "events" / "events"))
+            self._events = EventsWriter(str(self.folder / "events"))
         if step:
             self._event(step, session_log=SessionLog(status=SessionLog.START))
 
     def scalars(self, values: dict[str, float], step: int) -> None:
-        for tag, value in values.items():
-            self._event(step, summary=summary.scalar(tag, value))
+        self.summaries(*(summary.scalar(tag, value) for tag, value in values.items()), step=step)
+
+    def summaries(self, *protos, step: int) -> None:
+        """tensorboardX's summaries, of whatever plugin."""
+        for proto in protos:
+            self._event(step, summary=proto)
         if not self.silent:
-            with self._writing("events"):
+            with self._writing("events.out.tfevents"):
                 self._events.flush()
 
     def picture(self, tag: str, image, step: int) -> None:
@@ -117,7 +125,7 @@ class Run:
 
     def _event(self, step: int, **content) -> None:
         if not self.silent:
-            with self._writing("events"):
+            with self._writing("events.out.tfevents"):
                 self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     @contextlib.contextmanager

@@ -28,7 +28,7 @@ from util.runtime.errors import UserError
 from util.runtime.processes import Processes
 from util.runtime.progress import progress
 from util.runtime.stop import Stopped, StopRequest
-from util.training import resume
+from util.training import curves, resume
 from util.training.ema import Average
 from util.training.loop import Progress, require_finite, train_one_epoch
 from util.training.optim import make_optimizer, restore_optimizer
@@ -192,10 +192,8 @@ class Trainer:
                      f"{self.miou} {unseen['miou']:.2f} "
                      f"({unseen['protocol']}, {unseen['samples']} samples)  FB-IoU {unseen['fb_iou']:.2f}  "
                      f"seen mIoU {seen['miou']:.2f} ({seen['samples']} samples)")
-        step = (epoch + 1) * self.batches.batches
-        self.run.scalars({"unseen/mIoU": unseen["miou"], "unseen/FB-IoU": unseen["fb_iou"], "seen/mIoU": seen["miou"],
-                          **{f"unseen_IoU/{name}": iou for name, iou in unseen["per_class"].items()},
-                          **{f"seen_IoU/{name}": iou for name, iou in seen["per_class"].items()}}, step)
+        step = (epoch + 1) * self.batches.batches - 1  # of its last iteration: a run resumed after it keeps the scores
+        self.run.scalars(curves.epoch_scores(unseen, seen), step)
         for k, p in enumerate(kept.values()):
             self.run.picture(f"unseen/{k:02d}_{data.classes.name(p.sample.class_id)}", panel(p, data.classes), step)
         return {"epoch": epoch + 1, "miou": unseen["miou"], "fb_iou": unseen["fb_iou"], "seen_miou": seen["miou"],
@@ -204,7 +202,9 @@ class Trainer:
     def fit(self) -> None:
         """All epochs, or until one no longer gets better; the best by each score go to checkpoints/."""
         cfg = self.cfg.train
-        self.run.open_events(self.at.epoch * self.batches.batches + self.at.step)
+        first = self.at.epoch * self.batches.batches + self.at.step
+        self.run.open_events(first)
+        self.run.summaries(curves.layout(), step=first)
         self.save()
         while self.at.epoch < cfg.epochs and not self._out_of_patience():
             self.train_epoch()
@@ -241,15 +241,17 @@ class Trainer:
         threshold = calibrate(Predictor(self.model, self.text, self.data.fit, self.device, self.autocast), self.data,
                               self.seen)
         self.run.write_checkpoint(weights.name, {**saved, "presence_threshold": threshold})
+        steps = self.at.epoch * self.batches.batches
         results = final_test(self.model, self.text, self.data, self.cfg, self.run, self.device, self.autocast,
                              str(weights), self.clip, threshold, {
                                  "trained_on": self.trained_on,
                                  **({"not_zero_shot": self.not_zero_shot} if self.not_zero_shot else {}),
                                  "selection": SELECTIONS[select].words, "best_epoch": selections[select]["epoch"],
-                                 "selections": selections, "epochs": self.history,
-                                 "steps": self.at.epoch * self.batches.batches,
-                                 "images": self.at.epoch * self.batches.batches * self.cfg.train.batch_size,
+                                 "selections": selections, "epochs": self.history, "steps": steps,
+                                 "images": steps * self.cfg.train.batch_size,
                                  "last_epoch": self.last_scores, "training_seconds": round(self.seconds, 1)})
+        self.run.scalars(curves.final_scores(results), steps)
+        self.run.summaries(*curves.hyperparameters(self.cfg, results), step=steps)
         self.run.log(table(results))
         self.run.log("\n".join(f"  {SELECTIONS[rule].words}: {scores['epoch']}, {self.miou} {scores['miou']:.1f}"
                                + (" (tested)" if rule == select else "") for rule, scores in selections.items()))

@@ -101,6 +101,10 @@ def test_the_table_says_what_the_score_is_worth():
         "model.token_order": {"trained": "described", "now": "released"}}))
     assert "NOT ZERO-SHOT: trained on masks of bus" in seen and "as published" not in seen and "unseen" not in seen
     assert "model.token_order (trained with 'described', now 'released')" in seen
+    assert "75.6 (not zero-shot)" in seen and "not zero-shot)" not in published, "beside the number"
+    every = table(results(not_zero_shot="trained on masks of bus", hiou=70.0, seen_miou=60.0, pixel_accuracy=90.0,
+                          background_iou=80.0))
+    assert "the fold's mIoU (U) 75.6 (not zero-shot)" in every and "unseen" not in every
     unknown = table(results())
     assert "does not say" in unknown and "as published" not in unknown
     start = {"file": "a.pth", "epoch": 3, "carries_clip": True, "trained_on": None}
