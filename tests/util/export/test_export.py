@@ -2,14 +2,13 @@
 import numpy as np
 import pytest
 import torch
+from made_checkpoints import make_checkpoint
 from runs import complains, in_process
 
-from model.build import build_model, embed_names
-from util.config import Config, load, to_dict
+from model.build import embed_names
 from util.export.__main__ import EXTRAS
 from util.predict.segmenter import Segmenter
 from util.requirements import problems
-from util.run import checkpoint
 from util.runtime.errors import UserError
 
 NAMES = ["star", "key", "traffic light", "house"]
@@ -19,20 +18,8 @@ needs_extras = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.j
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory) -> dict:
-    """{kind: a checkpoint of random weights on the miniature CLIP}, with few layers: the export is what takes time."""
-    found = {}
-    for kind in ("esda", "plus"):
-        cfg = load(Config, f"config/shapes/{kind}.yaml", ["model.interactor_layers=1", "precision=fp32"])
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(1)
-            model, clip = build_model(cfg.model)
-            for parameter in model.parameters():    # some start at 0
-                if parameter.requires_grad:
-                    parameter.data += 0.02 * torch.randn_like(parameter)
-        found[kind] = tmp_path_factory.mktemp(kind) / "best.pt"
-        checkpoint.write_atomically(found[kind], {"model": model.trainable_state(), "epoch": 0, "config": to_dict(cfg),
-                                                  "clip": clip.fingerprint})
-    return found
+    """{kind: a checkpoint}"""
+    return {kind: make_checkpoint(tmp_path_factory.mktemp(kind), kind) for kind in ("esda", "plus")}
 
 
 def export(*arguments):
