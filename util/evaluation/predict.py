@@ -84,12 +84,12 @@ class Predictor:
 def presence(evidence: Tensor, own: Tensor | None = None) -> Tensor:
     """How surely the named thing is somewhere in the image, as a logit: (..., H, W) to (...) fp32.
 
-    own: what the model itself says of it (Segmentation); None: the mean of the highest 1/256 of the evidences.
+    The mean of the highest 1/256 of the evidences, or the mean of that and ``own``, what the model itself says of it
+    (Segmentation): the two err on different images. AUROC 0.960 where they have 0.932 and 0.952 (docs/plus.md).
     """
-    if own is not None:
-        return own.float()
     every = evidence.float().flatten(-2)
-    return every.topk(max(1, every.shape[-1] // 256), sorted=False).values.mean(-1)
+    highest = every.topk(max(1, every.shape[-1] // 256), sorted=False).values.mean(-1)
+    return highest if own is None else (highest + own.float()) / 2
 
 
 def windows(batch: EvalBatch, fit: Fit, model, device: torch.device, autocast) -> Iterator[tuple[list[int], Tensor]]:

@@ -195,9 +195,9 @@ class Segmenter:
             parts, own = zip(*self.model.names_and_presence(encoded.images, text, chunk, encoded.shared))
         evidence = torch.cat(parts, dim=1).float()
         require_finite(evidence)
-        present = torch.stack([presence(one[:, :height, :width]) for one, (height, width) in zip(evidence, valid)])
-        if own[0] is not None:
-            present = torch.cat(own, dim=1).float()
+        own = [None] * len(valid) if own[0] is None else torch.cat(own, dim=1)
+        present = torch.stack([presence(one[:, :height, :width], logits)
+                               for one, (height, width), logits in zip(evidence, valid, own)])
         return evidence.cpu(), present.sigmoid().cpu()
 
     def _result(self, image: np.ndarray, valid: tuple[int, int], evidence: Tensor, scores: Tensor,

@@ -10,12 +10,12 @@ from util.evaluation.predict import presence
 from util.evaluation.presence import best_threshold, presence_scores
 
 
-def test_presence_is_the_mean_of_the_highest_evidences_unless_the_model_itself_knows():
+def test_presence_is_the_mean_of_the_highest_evidences_and_of_what_the_model_says():
     evidence = torch.full((2, 32, 48), -5.0)            # 1,536 pixels: six of them count
     evidence[0, 3, 4:9] = torch.tensor([1.0, 2, 3, 4, 5])
     evidence[1, 7, 7:20] = 2.0
     assert presence(evidence).tolist() == pytest.approx([10 / 6, 2.0])
-    assert presence(evidence, torch.tensor([-1.0, -0.5])).tolist() == [-1.0, -0.5]  # the model itself knows
+    assert presence(evidence, torch.tensor([-1.0, -0.5])).tolist() == pytest.approx([1 / 3, 0.75])
     assert presence(torch.tensor([[3.0]])).item() == 3  # an image of one pixel
 
 
