@@ -47,7 +47,7 @@ def resume(finished_run, folder, *more):
 # Odd entries
 
 def test_every_entry_is_known_to_the_check(saved):
-    assert saved.keys() == {*checkpoint.WEIGHTS, *checkpoint.STATE, "trained_on", "average"}
+    assert saved.keys() == {*checkpoint.WEIGHTS, *checkpoint.STATE, "trained_on", "average", "history"}
 
 
 @pytest.mark.parametrize("entry", [*checkpoint.WEIGHTS, *checkpoint.STATE])
@@ -93,6 +93,9 @@ ODD = [
     ("config", lambda s: {**s["config"], "fold": 1}, "fold (then 1, now 0)"),
     ("config", lambda s: {**s["config"], "seed": torch.tensor(1)}, "'config' holds more than plain values"),
     ("config", lambda s: {**s["config"], "model": {**s["config"]["model"], "gate": 1}}, "'model.gate'"),
+    ("history", lambda s: 3, "its history"),
+    ("history", lambda s: [3], "its history"),
+    ("history", lambda s: [{"epoch": 1, "miou": "40"}], "its history"),
     ("optimizer", lambda s: {}, "its optimizer"),
     ("optimizer", lambda s: {"parts": []}, "its optimizer"),
     ("optimizer", lambda s: {"parts": s["optimizer"]["parts"][::-1]}, "its optimizer"),

@@ -123,8 +123,8 @@ def table(results: dict) -> str:
     spread_of = f" ({results['miou_std']:.1f} over {len(results['draws'])} draws)" if "draws" in results else ""
     lines.append(f"  {'mIoU':<16}     {results['miou']:5.1f}{mark}{spread_of}      FB-IoU {results['fb_iou']:.1f}")
     if "hiou" in results:
-        lines[-1] = (f"  {trained} mIoU (U) {results['miou']:.1f}{mark}   seen mIoU (S) {results['seen_miou']:.1f}   hIoU "
-                     f"{results['hiou']:.1f}   pixel accuracy {results['pixel_accuracy']:.1f}   background IoU "
+        lines[-1] = (f"  {trained} mIoU (U) {results['miou']:.1f}{mark}   seen mIoU (S) {results['seen_miou']:.1f}   "
+                     f"hIoU {results['hiou']:.1f}   pixel accuracy {results['pixel_accuracy']:.1f}   background IoU "
                      f"{results['background_iou']:.1f}")
     if "not_zero_shot" in results:
         lines.append(f"  NOT ZERO-SHOT: {results['not_zero_shot']}")
