@@ -1,6 +1,7 @@
 """Images of any kind that Pillow reads, found by path, folder or glob, as upright 8-bit RGB."""
 import glob
 import io
+import re
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from util.runtime.errors import UserError, require_file
 MOST_PIXELS = 1 << 27    # of an image: 134 megapixels, which take some 3 GB on their way
 LEAST_SIDE = 8           # px: nothing is to be segmented in less
 LEFT_OUT = {"EPS"}       # of what Pillow reads: it would start Ghostscript on a stranger's program
-OURS = (".overlay.png", ".mask.png")  # endings of what prediction writes, no images to predict
+OURS = re.compile(r"\.(overlay|mask(-\d+)?)\.png$")  # what prediction writes, no images to predict
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}  # by EXIF orientation: what makes the stored pixels upright
@@ -60,7 +61,7 @@ def _images_among(paths) -> list[Path]:
     known = set(formats())
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in known}
     return sorted(path for path in paths if path.suffix.lower() in suffixes and path.is_file()
-                  and not path.name.startswith(".") and not path.name.endswith(OURS))
+                  and not path.name.startswith(".") and not OURS.search(path.name))
 
 
 def as_image(source) -> np.ndarray:

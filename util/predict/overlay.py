@@ -1,6 +1,7 @@
 """The picture of a result: outlines with numbers on the image, and a legend below it."""
 import colorsys
 import unicodedata
+from bisect import bisect_right
 from functools import cache
 
 import cv2
@@ -59,7 +60,8 @@ def _outline(picture: np.ndarray, mask: np.ndarray, colour, letter: int) -> tupl
 
     The white rim and the dark line outside of it show the outline on any ground.
     """
-    picture[mask] = ((1 - TINT) * picture[mask] + TINT * colour).astype(np.uint8)
+    tinted = cv2.addWeighted(picture, 1 - TINT, np.full_like(picture, colour), TINT, 0)
+    np.copyto(picture, tinted, where=mask[..., None])
     contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     line = max(2, letter // 8)
     for edge, thickness in ((INK, 3 * line), (PAPER, 2 * line + 1), (colour.tolist(), line)):
@@ -116,9 +118,8 @@ def _legend(draw: ImageDraw.ImageDraw, result, colours, letter: int, top: int, w
 def _shortened(text: str, font, room: float) -> str:
     if font.getlength(text) <= room:
         return text
-    while text and font.getlength(text + "...") > room:
-        text = text[:-1]
-    return text + "..."
+    kept = bisect_right(range(len(text)), room, key=lambda count: font.getlength(text[:count] + "..."))
+    return text[:max(0, kept - 1)] + "..."
 
 
 @cache

@@ -34,7 +34,7 @@ class Result:
 
     @property
     def scores(self) -> np.ndarray:
-        """(K,) float32 in 0..1: the sigmoid of the mean of the highest 1/256 of a name's evidences in the image."""
+        """(K,) float32 in 0..1: the sigmoid of presence (util/evaluation/predict.py), how surely a name is there."""
         return self._scores[:len(self.names)]
 
     @property
@@ -77,7 +77,9 @@ class Result:
     @cached_property
     def areas(self) -> np.ndarray:
         """(K,) int64, pixels of each mask."""
-        return np.array([np.count_nonzero(self.mask(k)) for k in range(len(self.names))])
+        if self.separate:
+            return np.array([np.count_nonzero(self.mask(k)) for k in range(len(self.names))])
+        return np.bincount(self.labels.ravel(), minlength=len(self.names) + 1)[1:]
 
     @property
     def shares(self) -> np.ndarray:

@@ -1,0 +1,43 @@
+"""What the tests of prediction share: untrained checkpoints whose masks are neither empty nor full, and scenes."""
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from data.shapes.scene import Style, scene
+from model.build import build_model
+from util.config import ROOT, load, to_dict
+from util.options import Config
+from util.run import checkpoint
+
+NAMES = ["circle", "star", "key", "umbrella", "house"]
+SIDE = 64
+
+
+def checkpoint_of(kind: str, clip: Path, path: Path, threshold: float | None = None, *overrides: str) -> Path:
+    """A checkpoint of an untrained ESDA or ESDA+ on Shapes-5i, fold 0. Random weights do: masks are only compared.
+
+    threshold: of presence, in logits; None: the checkpoint has none.
+    """
+    config = ROOT / "config" / "shapes" / f"{kind}.yaml"
+    cfg = load(Config, config, [f"model.clip={clip}", f"model.size={SIDE}", "precision=fp32", *overrides])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model, weights = build_model(cfg.model)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and name.startswith("decoder") and parameter.ndim > 1:
+                parameter.data *= 3  # logits far from 0
+    saved = {"model": model.trainable_state(), "epoch": 0, "clip": weights.fingerprint, "config": to_dict(cfg)}
+    checkpoint.write_atomically(path, {**saved, **({} if threshold is None else {"presence_threshold": threshold})})
+    return path
+
+
+def write_scene(path: Path, index: int = 0, size: tuple[int, int] | None = None) -> Path:
+    """A scene of NAMES as an image file, (width, height) px."""
+    image, _, _ = scene(NAMES, range(1, 6), 7, index, Style(side=SIDE, diameter=(20, 32)))
+    if size:
+        image = cv2.resize(image, size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.ascontiguousarray(image[:, :, ::-1]))
+    return path
