@@ -50,7 +50,7 @@ class Fold:
                 lines = file.read().rpartition(b"\n")[0]
             self.read += len(lines)
             for line in lines.decode(errors="replace").splitlines():
-                if " epoch " in line:
+                if re.match(r"\d\d:\d\d:\d\d epoch ", line):
                     self.say(line.partition(" ")[2])
 
     def end(self) -> bool:

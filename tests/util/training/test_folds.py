@@ -22,7 +22,7 @@ options = dict(a.split("=", 1) for a in sys.argv if "=" in a)
 fold, exp = options["fold"], Path(options["exp"])
 folder = exp / "shapes" / "esda" / f"fold{fold}" / options["run"]
 folder.mkdir(parents=True)
-(folder / "log.txt").write_text(f"12:00:00 run\\n12:00:01 epoch 1/1: loss {fold}\\n")
+(folder / "log.txt").write_text(f"12:00:00 run\\n12:00:01 epoch 1/1: loss {fold}\\n  best epoch\\n")
 print(os.environ["CUDA_VISIBLE_DEVICES"], os.environ["OMP_NUM_THREADS"], time.monotonic(), flush=True)
 if os.environ.get("WAITS"):
     stopped = []
@@ -69,6 +69,7 @@ def test_four_folds_on_two_gpus_end_in_a_table(side_by_side):
     assert all(p[-3] == threads for p in printed)
     times = sorted((float(p[-2]), float(p[-1])) for p in printed)
     assert times[1][0] < times[0][1] and times[2][0] >= min(times[0][1], times[1][1]), "two at once, never three"
+    assert "best epoch" not in done.stdout
     for k in range(4):
         assert f": epoch 1/1: loss {k}\n" in done.stdout and f"fold{k}/r.txt" in done.stdout
     assert [line.split("|")[1:3] for line in done.stdout.splitlines() if line.startswith("| mean")] == [
