@@ -11,8 +11,8 @@ from util.compare.published import Published
 from util.run.selection import SELECTIONS
 
 MEANS = ["miou", "miou_std", "seen_miou", "hiou", "pixel_accuracy", "fb_iou", "seen_held_out_miou",
-         *(f"miou_selected_by_{rule}" for rule in SELECTIONS), "name_auc", "absent_name_miou",
-         "training_seconds"]  # over seeds, then over folds
+         *(f"miou_selected_by_{rule}" for rule in SELECTIONS), "name_auc", "absent_name_miou", "presence_auroc",
+         "absent_empty", "training_seconds"]  # over seeds, then over folds
 RUN = ["dataset", "model", "fold", "seed", "selected_by", "protocol", "samples", "trained_on", "not_zero_shot", *MEANS,
        "steps", "images", "machine", "code", "data", "command", "folder"]
 CONFIDENCE = 0.95

@@ -55,6 +55,8 @@ COLUMNS = {
     "auc": Column("name AUC", "name_auc", lambda value: _number(value, ".3f"), best=True),
     "absent": _score("absent name", "absent_name_miou", "Absent name: mIoU where a class is named that is not there; "
                      "lower is better.", best=False),
+    "presence": Column("presence AUROC", "presence_auroc", lambda value: _number(value, ".3f"), best=True),
+    "empty": _score("absent: empty", "absent_empty", "Absent: empty: percent of absent names that get an empty mask."),
     **{f"at_{rule}": _score(f"at {rule}", f"miou_selected_by_{rule}", f"At {rule}: unseen mIoU at the {about.words}.")
        for rule, about in SELECTIONS.items()},
     "protocol": _fact("protocol", "protocol"), "samples": _fact("samples", "samples"),

@@ -242,6 +242,45 @@ def test_the_notes_name_the_options_in_which_rows_differ(made, table):
                         note)
 
 
+def test_the_notes_say_where_budget_data_or_code_are_not_the_same(made, table):
+    alike = {"steps": 800, "data": {"val": "v1", "train": "t1"}, "code": "c1"}
+    made.folds("esda", (10, 20, 30, 40), **alike)
+    made.folds("same", (10, 20, 30, 40), **alike)
+    text = markdown(table())
+    assert "Not the same" not in text and "; steps 800." in text, "what is common stands above"
+    made.folds("short", (1, 2, 3, 4), steps=12, data={"val": "v1", "train": "t2"}, code="c2")
+    made.folds("other", (1, 2, 3, 4), **{**alike, "data": {"val": "v2", "train": "t1"}})
+    made.folds("tested", (1, 2, 3, 4), selections=None, training_seconds=None)  # by test.py: nobody knows the budget
+    text = markdown(table())
+    for said in ("budget of steps: 800 in esda, other, same; 12 in short",
+                 "budget of training images: 6,400 in esda, other, same; 96 in short",
+                 "validation list and masks: v1 in esda, same, short; v2 in other",
+                 "training list and masks: t1 in esda, other, same; t2 in short",
+                 "code: c1 in esda, other, same; c2 in short"):
+        assert f"- Not the same {said}.\n" in text
+    assert cells(table(), "tested")["steps"] == "-" and numbers(table())["short"]["images"] == "96"
+
+
+def test_the_budget_of_older_runs_follows_from_their_options(made, table):
+    options = {"train": {"epoch_samples": 160, "batch_size": 16, "select": "unseen"}}
+    made.folds("esda", (10, 20, 30, 40), config=options)      # two epochs
+    assert cells(table(), "esda")["steps"] == "20" and cells(table(), "esda")["training images"] == "320"
+    made.folds("all", (10, 20, 30, 40))                       # an epoch is every image, however many those are
+    assert cells(table(), "all")["steps"] == "-"
+
+
+def test_columns_are_chosen_and_what_all_rows_share_stands_above(made, table):
+    made.folds("esda", (10, 20, 30, 40))
+    made.folds("plain", (9, 19, 29, 45), training_seconds=60.0)
+    common, rows = words(table(), columns_of("mean, time,protocol,fb_iou"))
+    assert common == ["protocol episodic"]
+    assert list(rows.columns) == ["model", "mean mIoU", "training a fold", "FB-IoU"]
+    assert rows.iloc[1].tolist() == ["plain", "**25.5**", "0:01:00", "**45.5**"]
+    assert len(words(table())[1].columns) <= 9, "few enough to read"
+    with pytest.raises(UserError, match="--columns speed: no such column; there are folds, mean, against, .*time"):
+        columns_of("mean,speed")
+
+
 def test_two_runs_of_one_fold_and_seed(made, groups):
     made.folds("esda", (10, 20, 30, 40))
     again = made("esda", 2, 31, run="again")
