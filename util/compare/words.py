@@ -93,7 +93,7 @@ def labels(table: Table) -> list[str]:
 def words(table: Table, names: tuple[str, ...] = DEFAULT) -> tuple[list[str], pd.DataFrame]:
     """What all runs have in common, such as ``protocol episodic``, and the columns of ``names`` as text.
 
-    The best of the zero-shot runs of one protocol is bold. Columns but folds that no row fills are left out.
+    The best of the zero-shot runs tested on as many samples is bold. Columns but folds that no row fills are left out.
     """
     numbers, common, filled = pd.DataFrame(table.rows), [], {"model": labels(table)}
     own = numbers[:len(table.groups)]
@@ -107,7 +107,7 @@ def words(table: Table, names: tuple[str, ...] = DEFAULT) -> tuple[list[str], pd
         for k, group in enumerate(table.groups):
             cells[k] += (_remarks(group, table.rows[k]) if column.key == "miou" else
                          _interval(table.rows[k]) if column.key == "miou_minus_baseline" else "")
-        for _, rows in own[own["not_zero_shot"] == ""].groupby("protocol"):
+        for _, rows in own[own["not_zero_shot"] == ""].groupby(["protocol", "samples"]):
             if column.best and (scores := values[rows.index].dropna().astype(float)).size > 1:
                 cells[scores.idxmax()] = f"**{cells[scores.idxmax()]}**"
         if set(cells) != {"-"} or column in folds:

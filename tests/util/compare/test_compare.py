@@ -74,6 +74,7 @@ def test_one_seed_has_no_deviation_and_the_best_row_is_bold(made, table):
     assert cells(table(), "esda")["mean mIoU"] == "25.0" and pd.isna(numbers(table())["esda"]["miou_std_over_seeds"])
     made.folds("plain", (9, 19, 29, 39))
     made.folds("ceiling", (60, 60, 60, 60), not_zero_shot="trained on all")
+    made.folds("few", (60, 60, 60, 60), samples=10)
     assert [cells(table(), arch)["mean mIoU"] for arch in ("esda", "plain", "ceiling")] == [
         "**25.0**", "24.0", "60.0 (not zero-shot)"]
 
