@@ -76,7 +76,8 @@ def _name(sample: Sample, data: FoldData) -> str:
     return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}"
 
 
-def _test_names(model, text, data: FoldData, cfg: Config, device, autocast, threshold: float | None) -> Evaluation:
+def _test_names(model, text, data: FoldData, cfg: Config, device, autocast,
+                threshold: float | None = None) -> Evaluation:
     """One name an image: episodic, exhaustive or a manifest. The predictions that are kept are those to draw."""
     predict = Predictor(model, text, data.fit, device, autocast)
     draws = data.draws()
