@@ -28,7 +28,9 @@ if os.environ.get("WAITS"):
     stopped = []
     signal.signal(signal.SIGINT, lambda *_: stopped.append(1))
     (folder / "ready").touch()
-    while not stopped: time.sleep(0.01)
+    for _ in range(2000):
+        if not stopped: time.sleep(0.01)
+    if not stopped: sys.exit("no signal came")
     print("saved", file=sys.stderr)
     sys.exit(130)
 if fold == os.environ.get("FAILS"):
