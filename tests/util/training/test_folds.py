@@ -83,7 +83,7 @@ def test_a_fold_that_fails_stops_no_other(side_by_side):
     assert done.returncode == 2 and all(printed)
     assert "fold 1 on GPU 1: ended with status 3 after" in done.stdout and " min: error: it went wrong (" in done.stdout
     assert "| mean of 3 folds of 4 | 51.7" in done.stdout
-    assert done.stderr == "error: fold 1 failed, see above; when that is mended, start again\n"
+    assert done.stderr.endswith("error: fold 1 failed, see above; when that is mended, start again\n")
 
 
 def test_ctrl_c_reaches_all_folds_and_starts_no_other(side_by_side, tmp_path):
@@ -95,7 +95,7 @@ def test_ctrl_c_reaches_all_folds_and_starts_no_other(side_by_side, tmp_path):
 
     threading.Thread(target=interrupt).start()
     done, printed = side_by_side("0,1", WAITS="1")
-    assert done.returncode == 130 and done.stderr == "stopped; start again\n"
+    assert done.returncode == 130 and done.stderr.endswith("stopped; start again\n")
     assert [p and p[-1] for p in printed] == ["saved", "saved", None, None]
 
 
