@@ -1,5 +1,5 @@
 """The data set of every experiment: a list of images and masks in PASCAL's layout, read from disk into batches."""
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ class EvalBatch(NamedTuple):
     valid_sizes: list[tuple[int, int]]  # (height, width) of S x S that each image fills
     masks: list[np.ndarray]             # each (H, W) uint8 of class ids and 255, at the image's own size
     samples: list[Sample]
+    originals: Sequence[np.ndarray] = ()    # the images (H, W, 3) uint8 RGB as they were read, where asked for
 
 
 def _to_tensor(image: np.ndarray) -> Tensor:
@@ -104,12 +105,15 @@ class TrainBatches(Sampler):
 
 
 class EvalDataset(Dataset):
-    """The samples of a protocol: images fitted to the network's input, masks at their own size."""
+    """The samples of a protocol: images fitted to the network's input, masks at their own size.
+
+    originals: whether the images are handed over as they were read, too.
+    """
 
     def __init__(self, root: str, index: Index, samples: list[Sample], classes: int, size: int, fill,
-                 fit: Fit = FITS["described"]):
+                 fit: Fit = FITS["described"], originals: bool = False):
         self.root, self.index, self.samples, self.classes = root, index, samples, classes
-        self.size, self.fill, self.fit = size, fill, fit
+        self.size, self.fill, self.fit, self.originals = size, fill, fit, originals
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -118,7 +122,7 @@ class EvalDataset(Dataset):
         sample = self.samples[i]
         image, mask = read_pair(self.root, self.index.pairs[sample.row], self.classes)
         canvas, valid = self.fit.to_input(image, self.size, self.fill)
-        return _to_tensor(canvas), valid, mask, sample
+        return _to_tensor(canvas), valid, mask, sample, *([image] if self.originals else [])
 
 
 def _collate_train(items) -> TrainBatch:
@@ -127,8 +131,8 @@ def _collate_train(items) -> TrainBatch:
 
 
 def _collate_eval(items) -> EvalBatch:
-    images, valid_sizes, masks, samples = zip(*items)
-    return EvalBatch(torch.stack(images), list(valid_sizes), list(masks), list(samples))
+    images, *others = zip(*items)
+    return EvalBatch(torch.stack(images), *map(list, others))
 
 
 def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> Loader:

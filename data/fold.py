@@ -73,8 +73,11 @@ class FoldData:
         """Held-out images of the seen classes, ``eval.seen_samples`` of them."""
         return spread(exhaustive(self.index, self.seen, self.cfg.data.min_pixels), self.cfg.eval.seen_samples)
 
-    def loader(self, samples: list[Sample]) -> Loader:
-        """Batches of this process's share of the samples, fitted to the network's input as ``fit`` does."""
+    def loader(self, samples: list[Sample], originals: bool = False) -> Loader:
+        """Batches of this process's share of the samples, fitted to the network's input as ``fit`` does.
+
+        originals: as of EvalDataset.
+        """
         dataset = EvalDataset(self.cfg.data.root, self.index, self.processes.share(samples), len(self.classes.names),
-                              self.cfg.model.size, self.fill, self.fit)
+                              self.cfg.model.size, self.fill, self.fit, originals)
         return eval_loader(dataset, self.cfg.eval.batch_size, self.cfg.data.workers)

@@ -242,6 +242,13 @@ class Eval:
         "cut: the same, but patches of that filling stay out of the network, a quarter of the work at 500x375 (score: "
         "docs/experiment.md); released: both sides floored to multiples of 8, the rest black, and the whole square "
         "resized (align_corners) to one of the longer original side (PFENet, BAM)")
+    flip: bool = option(False, "final test: evidences of the image and of its mirror image are averaged")
+    scales: list[float] = option(
+        [1.0], "final test: evidences at these factors of `size`, rounded to whole patches, are averaged", least=0.25,
+        most=4)
+    zoom: bool = option(
+        False, "final test: the same name again in the box of each small region that was found, enlarged, and the "
+        "evidences averaged there (util/evaluation/views.py; gain and cost: docs/plus.md)")
     seen_samples: int = option(
         200, "pairs of held-out images and seen classes, evenly spaced, scored beside the unseen ones",
         least=1, most=10**7)
@@ -253,6 +260,11 @@ class Eval:
     def __post_init__(self):
         if self.samples * self.draws > 10**7:
             raise UserError(f"eval.samples={self.samples} with eval.draws={self.draws} are more than 10 million")
+        if not self.scales or len(set(self.scales)) < len(self.scales):
+            raise UserError(f"eval.scales={self.scales} should name at least one factor, and each once")
+        if self.protocol == "generalised" and (self.flip or self.zoom or self.scales != [1.0]):
+            raise UserError("eval.flip, eval.scales and eval.zoom are for protocols that look for one name at a time; "
+                            "leave them away with eval.protocol=generalised")
 
 
 @dataclass

@@ -21,6 +21,7 @@ from model.clip.vision_transformer import VisionTransformer
 
 READINGS = ("output", "value", "kk", "qq")
 NEIGHBOURHOOD = 5.0     # patches, the standard deviation of the Gaussian in kk (NACLIP)
+_neighbourhoods: dict[tuple[int, int, str], Tensor] = {}    # by grid and device
 
 
 class DenseEmbedding(NamedTuple):
@@ -36,8 +37,8 @@ def dense_clip(visual: VisionTransformer, images: Tensor, readings: tuple[str, .
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
         x = block(x)
-    tokens = last(x)
-    q, k, v = last.attn.heads_of(last.ln_1(x))                               # 3 x (B, heads, 1 + n, d)
+    q, k, v = qkv = last.attn.heads_of(last.ln_1(x))                         # 3 x (B, heads, 1 + n, d)
+    tokens = last.after_heads(x, qkv)
     joint = []
     for reading in readings:
         if reading == "output":
@@ -55,7 +56,13 @@ def dense_clip(visual: VisionTransformer, images: Tensor, readings: tuple[str, .
 
 
 def neighbourhood(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """(1 + n, 1 + n): what ``kk`` adds to the scores of [CLS] and n = height * width patches."""
+    """(1 + n, 1 + n): what ``kk`` adds to the scores of [CLS] and n = height * width patches. Made once a grid."""
+    key = height, width, str(device)
+    if key in _neighbourhoods:
+        return _neighbourhoods[key]
     places = torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device))  # (n, 2)
     squared = (places[:, None] - places).square().sum(dim=2)                 # (n, n)
-    return F.pad(torch.exp(-squared / (2 * NEIGHBOURHOOD ** 2)), (1, 0, 1, 0))
+    made = F.pad(torch.exp(-squared / (2 * NEIGHBOURHOOD ** 2)), (1, 0, 1, 0))
+    if type(made) is Tensor:  # and not what torch.export traces a model with, which is no number to keep
+        _neighbourhoods[key] = made
+    return made

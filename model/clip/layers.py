@@ -92,7 +92,11 @@ class Block(nn.Module):
             # In evaluation the image encoder's residual stream, too, is in autocast's type: no sum then has to convert,
             # and on a CPU no norm (CUDA's autocast has norms in fp32). In training it stays in fp32.
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        x = x + self.attn(self.ln_1(x), mask)
+        return self.after_heads(x, self.attn.heads_of(self.ln_1(x)), mask)
+
+    def after_heads(self, x: Tensor, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The block from the q, k and v of its input x on, as ``attn.heads_of(ln_1(x))`` gives them."""
+        x = x + self.attn.merge(attend(*qkv, mask))
         return x + self.mlp(self.ln_2(x))
 
 

@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
 from model.clip.dense import READINGS, dense_clip, neighbourhood
 from model.clip.vision_transformer import VisionTransformer
@@ -90,3 +91,18 @@ def test_the_value_path_lets_no_patch_hear_of_another():
     for reading in READINGS:
         before, after = (dense_clip(encoder, x, (reading,)).joint[0, 0, same] for x in (images, changed))
         assert torch.equal(before, after) == (reading == "value")
+
+
+def test_the_last_block_s_q_k_and_v_are_computed_once(encoder, monkeypatch):
+    attention, calls = encoder.transformer.resblocks[-1].attn, []
+    monkeypatch.setattr(attention, "heads_of", lambda x: calls.append(1) or type(attention).heads_of(attention, x))
+    dense_clip(encoder, torch.randn(1, 3, SIDE, SIDE), READINGS)
+    assert calls == [1]
+
+
+def test_the_neighbourhood_is_made_once_a_grid_and_not_kept_from_a_traced_model():
+    with FakeTensorMode():  # in which torch.export traces
+        assert type(neighbourhood(3, 5)) is not torch.Tensor
+    made = neighbourhood(3, 5)
+    assert type(made) is torch.Tensor and neighbourhood(3, 5) is made
+    assert neighbourhood(5, 3) is not made and not torch.equal(neighbourhood(5, 3), made)

@@ -2,6 +2,7 @@
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import Tensor, nn
 from data.dataset import EvalBatch
 from data.samples import Sample
 from data.transform import Fit
+from model.clip.vision_transformer import VisionTransformer
 from util.evaluation.metric import Counts, count
+from util.evaluation.views import Views, look
 from util.runtime.errors import UserError
 
 # On a CPU in fp32, see ``at_once``. CPU time an image on an AMD EPYC with AVX2, one thread: ViT-B/16 at 480 px 3.87,
@@ -45,6 +48,8 @@ class Predictor:
     text: the embeddings of all names, row = class id - 1, on ``device``.
     fit: how the batch's images were fitted to the input (data/transform.py).
     queried_class: {sample: id of the class to look for instead of the sample's own}.
+    views: what is looked at besides the images as they are, for which batches need their originals; fill: uint8 RGB,
+        which pads these. Presence stays that of the images as they are, as its threshold does.
     """
     model: nn.Module
     text: object
@@ -52,30 +57,48 @@ class Predictor:
     device: torch.device
     autocast: contextlib.AbstractContextManager
     queried_class: dict[Sample, int] | None = None
+    views: Views = Views()
+    fill: tuple[int, int, int] = (0, 0, 0)
 
     @torch.inference_mode()
     def __call__(self, batch: EvalBatch) -> list[Prediction]:
-        count_of_batch = len(batch.samples)
-        seen, evidence, priors, present = ([None] * count_of_batch for _ in range(4))
+        ids = [self._queried(sample) for sample in batch.samples]
         with evaluation_mode(self.model):
-            for places, images in windows(batch, self.fit, self.model, self.device, self.autocast):
-                ids = [self._queried(batch.samples[place]) for place in places]
-                with self.autocast:
-                    output = self.model(images, self.text[torch.tensor(ids, device=self.device) - 1])
-                height, width = images.shape[2:]
-                differences = output.logits[:, 1] - output.logits[:, 0]              # (b, height, width)
-                require_finite(differences)
-                own = [None] * len(places) if output.presence is None else output.presence
-                for place, difference, prior, logit in zip(places, differences, output.prior, own):
-                    valid, shape = batch.valid_sizes[place], batch.masks[place].shape
-                    evidence[place] = self.fit.to_original(difference, valid, shape)
-                    present[place] = presence(difference[:valid[0], :valid[1]], logit)
-                    seen[place], priors[place] = batch.images[place, :, :height, :width], prior
+            seen, evidence, priors, present = self._find(batch, ids, [mask.shape for mask in batch.masks])
+            if self.views != Views():
+                evidence = look(batch.originals, ids, partial(self._find_in, batch.images.shape[-1]), self.views,
+                                evidence)
         counts = torch.stack([count(e > 0, torch.from_numpy(mask).to(self.device, non_blocking=True), sample.class_id)
                               for e, mask, sample in zip(evidence, batch.masks, batch.samples)])
         return [Prediction(*parts, Counts(*numbers), is_there) for *parts, numbers, is_there in zip(
             batch.samples, seen, batch.valid_sizes, batch.masks, evidence, priors, counts.tolist(),
             torch.stack(present).tolist())]
+
+    def _find(self, batch: EvalBatch, ids: list[int], shapes: list[tuple[int, int]]):
+        """Of each image of the batch: what the network saw of it, the evidence (*shape) of a class, prior, presence."""
+        found = [None] * len(ids)
+        for places, images in windows(batch, self.fit, self.model, self.device, self.autocast):
+            rows = torch.tensor([ids[place] for place in places], device=self.device) - 1
+            with self.autocast:
+                output = self.model(images, self.text[rows])
+            height, width = images.shape[2:]
+            differences = output.logits[:, 1] - output.logits[:, 0]                  # (b, height, width)
+            require_finite(differences)
+            own = [None] * len(places) if output.presence is None else output.presence
+            for place, difference, prior, logit in zip(places, differences, output.prior, own):
+                valid = batch.valid_sizes[place]
+                found[place] = (batch.images[place, :, :height, :width],
+                                self.fit.to_original(difference, valid, shapes[place]), prior,
+                                presence(difference[:valid[0], :valid[1]], logit))
+        return [list(parts) for parts in zip(*found)]
+
+    def _find_in(self, size: int, images: list[np.ndarray], ids: list[int], scale: float) -> list[Tensor]:
+        """The evidence of a class in each image, by an input ``scale`` times ``size`` px: views.Find."""
+        side = max(1, round(scale * size / self.model.patch)) * self.model.patch
+        canvases, valid_sizes = zip(*(self.fit.to_input(image, side, self.fill) for image in images))
+        pixels = torch.from_numpy(np.stack(canvases).transpose(0, 3, 1, 2))
+        with taking(self.model, side):
+            return self._find(EvalBatch(pixels, list(valid_sizes), [], []), ids, [i.shape[:2] for i in images])[1]
 
     def _queried(self, sample: Sample) -> int:
         return self.queried_class[sample] if self.queried_class else sample.class_id
@@ -137,3 +160,17 @@ def evaluation_mode(model: nn.Module):
         yield
     finally:
         model.train(was_training)
+
+
+@contextlib.contextmanager
+def taking(model: nn.Module, side: int):
+    """Within it the model takes inputs of side x side px, for which CLIP's position embedding is resized."""
+    encoders = [part for part in model.modules() if isinstance(part, VisionTransformer) and part.side != side]
+    kept = [(part, part.side, part.positional_embedding) for part in encoders]
+    try:
+        for part in encoders:
+            part.resize(side)
+        yield
+    finally:
+        for part, before, embedding in kept:
+            part.side, part.grid, part.positional_embedding = before, before // part.patch, embedding

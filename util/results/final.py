@@ -12,6 +12,7 @@ from util.evaluation.evaluate import Evaluation, absent_classes, evaluate
 from util.evaluation.generalised import Labeller, evaluate_generalised
 from util.evaluation.predict import Predictor
 from util.evaluation.presence import presence_scores
+from util.evaluation.views import Views
 from util.results import cost
 from util.results.origin import in_words
 from util.results.pictures import extremes, panel, pictures_of
@@ -79,16 +80,18 @@ def _name(sample: Sample, data: FoldData) -> str:
 def _test_names(model, text, data: FoldData, cfg: Config, device, autocast,
                 threshold: float | None = None) -> Evaluation:
     """One name an image: episodic, exhaustive or a manifest. The predictions that are kept are those to draw."""
-    predict = Predictor(model, text, data.fit, device, autocast)
+    views = Views(cfg.eval.flip, tuple(cfg.eval.scales), cfg.eval.zoom)
+    predict = Predictor(model, text, data.fit, device, autocast, views=views, fill=data.fill)
+    load = partial(data.loader, originals=views != Views())
     draws = data.draws()
     samples = distinct(draws)
     test = partial(evaluate, class_ids=data.unseen, classes=data.classes, protocol=data.sample_protocol,
                    processes=data.processes)
-    named = test(predict, data.loader(samples), label=f"test fold {cfg.fold}", draws=draws,
+    named = test(predict, load(samples), label=f"test fold {cfg.fold}", draws=draws,
                  name_auc=cfg.eval.name_check, marked=True, keep=spread(samples, cfg.eval.pictures))
     if cfg.eval.name_check:
         queried = absent_classes(samples, data.index.pixels, data.unseen, cfg.eval.seed)
-        absent, _, results = test(replace(predict, queried_class=queried), data.loader(list(queried)),
+        absent, _, results = test(replace(predict, queried_class=queried), load(list(queried)),
                                   label="under absent names")
         named.scores.update(
             absent_name_miou=absent["miou"] if queried else None,  # no class of the fold may be absent anywhere
