@@ -23,9 +23,9 @@ EXAMPLES_SEED = 2025
 
 def page(segmenter: Segmenter, folder: Path, shipped: bool, kept: int) -> gr.Blocks:
     """folder: where files of the page lie; shipped: whether the model knows Shapes-5i alone; kept: s, of files."""
-    def segment(path: str | None, words: str, threshold: float):
+    def segment(path: str | None, words: str, threshold: float, zoom: bool = False):
         try:
-            result = segmenter(_checked(path), _names(words), threshold=threshold)
+            result = segmenter(_checked(path), _names(words), threshold=threshold, zoom=zoom)
         except (UserError, WeightsError) as error:
             raise gr.Error(html.escape(str(error).replace(str(path), "the image")), print_exception=False) from None
         notes = [f"{name}: CLIP has learned from English captions; an English word may find more"
@@ -56,6 +56,7 @@ def page(segmenter: Segmenter, folder: Path, shipped: bool, kept: int) -> gr.Blo
                                    elem_id="names")
                 threshold = gr.Slider(0, 1, segmenter.threshold, step=0.01, elem_id="threshold",
                                       label="Threshold: names with a lower score are not found")
+                zoom = gr.Checkbox(label="Zoom: look again at small regions, enlarged", elem_id="zoom")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
             with gr.Column():
                 overlay = gr.Image(label="Found", type="filepath", interactive=False, buttons=["fullscreen"],
@@ -66,7 +67,7 @@ def page(segmenter: Segmenter, folder: Path, shipped: bool, kept: int) -> gr.Blo
                 with gr.Row():
                     mask = gr.DownloadButton("Mask (PNG)", interactive=False, elem_id="mask")
                     about = gr.DownloadButton("Scores, boxes and masks (JSON)", interactive=False, elem_id="json")
-        inputs, outputs = [image, names, threshold], [overlay, table, mask, about, notes]
+        inputs, outputs = [image, names, threshold, zoom], [overlay, table, mask, about, notes]
         gr.on([button.click, names.submit], segment, inputs, outputs)
         gr.Examples(_examples(folder), [image, names], outputs, lambda path, words: segment(path, words,
                     segmenter.threshold), run_on_click=True, cache_examples=False, label="Examples of Shapes-5i")

@@ -21,6 +21,7 @@ class Request(NamedTuple):
     others: list[str]
     threshold: float | None
     separate: bool
+    zoom: bool
     probabilities: bool
     redo: bool
     out: Path
@@ -41,6 +42,7 @@ def from_command_line(arguments: list[str], description: str) -> Request:
     parser.add_argument("--out", default=OUT, metavar="DIR", help=f"folder for the results ({OUT})")
     parser.add_argument("--threshold", type=float, metavar="0..1", help="names with a lower score are not found")
     parser.add_argument("--separate", action="store_true", help="each name has its own mask; masks may overlap")
+    parser.add_argument("--zoom", action="store_true", help="look again at small regions, enlarged; takes longer")
     parser.add_argument("--prob", action="store_true", help="write each name's probabilities, too")
     parser.add_argument("--redo", action="store_true", help="make results again that are there")
     parser.add_argument("--size", type=int, metavar="PX", help="side of the network's input; a multiple of its patch")
@@ -53,5 +55,5 @@ def from_command_line(arguments: list[str], description: str) -> Request:
     if given.weights and given.model:
         raise UserError(f"--weights {given.weights} and --model {given.model}, which has none; give one of the two")
     load = {key: getattr(given, key) for key in ("weights", "model", "clip", "size", "device", "precision")}
-    return Request(find_images(given.images), names, others, given.threshold, given.separate, given.prob, given.redo,
-                   Path(given.out), load)
+    return Request(find_images(given.images), names, others, given.threshold, given.separate, given.zoom, given.prob,
+                   given.redo, Path(given.out), load)

@@ -1,6 +1,6 @@
 """What was found in one image: masks at its own size, scores, and the forms in which they are shown and stored."""
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -29,7 +29,7 @@ class Result:
     separate: bool
     about: dict                 # of the model
     _scores: np.ndarray = field(repr=False)     # (K + R,)
-    _evidence: Tensor = field(repr=False)       # (K + R, h, w) fp32, at the network's size
+    _evidence: Sequence[Tensor] = field(repr=False)     # K + R times (h, w) fp32, at the network's size
     _to_original: Callable[[Tensor], Tensor] = field(repr=False)    # (h, w) to (H, W)
 
     @property

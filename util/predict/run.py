@@ -82,7 +82,7 @@ def _results(segmenter: Segmenter, files: list[Path], request: Request) -> Itera
 def _of_group(segmenter: Segmenter, group, request: Request) -> Iterator[tuple[Path, Result | UserError]]:
     images = [image for _, image in group if isinstance(image, np.ndarray)]
     results = iter(segmenter.batch(images, request.names, others=request.others, threshold=request.threshold,
-                                   separate=request.separate) if images else [])
+                                   separate=request.separate, zoom=request.zoom) if images else [])
     for file, image in group:
         yield file, image if isinstance(image, UserError) else next(results)
 
@@ -91,7 +91,8 @@ def _options(request: Request, segmenter: Segmenter) -> dict:
     threshold = segmenter.threshold if request.threshold is None else request.threshold
     about = {**segmenter.about, "checkpoint": (segmenter.about["checkpoint"] or {}).get("fingerprint")}
     return {"names": request.names, "others": request.others, "threshold": threshold, "separate": request.separate,
-            "probabilities": request.probabilities, "model": about}
+            "zoom": request.zoom, "probabilities": request.probabilities,
+            "model": about}
 
 
 def _notes(request: Request, segmenter: Segmenter) -> Iterator[str]:

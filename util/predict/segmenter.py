@@ -24,6 +24,7 @@ from model.clip.weights import fingerprint_of, read_clip
 from util.config import BASE, ROOT, Config, from_dict, load, to_dict
 from util.evaluation.generalised import NAMES_AT_ONCE_IN_BF16
 from util.evaluation.predict import at_once, presence, require_finite, windows
+from util.evaluation.views import zoomed
 from util.predict.images import as_image
 from util.predict.names import checked_names
 from util.predict.result import Result
@@ -104,15 +105,17 @@ class Segmenter:
         return cls(place(net, cfg, on), cfg, on, threshold, about)
 
     def __call__(self, image, names: str | Iterable[str], *, others: str | Iterable[str] = (),
-                 threshold: float | None = None, separate: bool = False) -> Result:
+                 threshold: float | None = None, separate: bool = False, zoom: bool = False) -> Result:
         """Find ``names`` in one image.
 
         names: 1 to 254 words or phrases; a single text is one name.
         others: rival words, which take pixels and are not reported.
         threshold: 0..1, see the class; None: the checkpoint's.
         separate: whether each name gets all of its own mask. Else a pixel goes to the name with the strongest evidence.
+        zoom: whether small regions are looked at again, enlarged from the image's own pixels, for each name whose score
+            reaches the threshold (util/evaluation/views.py, zoomed). It takes another look for each.
         """
-        return self.batch([image], names, others=others, threshold=threshold, separate=separate)[0]
+        return self.batch([image], names, others=others, threshold=threshold, separate=separate, zoom=zoom)[0]
 
     def set_image(self, image) -> None:
         """Take an image through the part of the network that no name enters, for ``predict``."""
@@ -121,19 +124,19 @@ class Segmenter:
         self._image = image, encoded, valid
 
     def predict(self, names: str | Iterable[str], *, others: str | Iterable[str] = (), threshold: float | None = None,
-                separate: bool = False) -> Result:
+                separate: bool = False, zoom: bool = False) -> Result:
         """Find ``names`` in the image that was set; arguments as of a call."""
         if self._image is None:
             raise UserError("there is no image yet; call set_image(image) before predict(names)")
         image, encoded, valid = self._image
-        asked = self._asked(names, others, threshold, separate)
+        asked = self._asked(names, others, threshold, separate, zoom)
         [evidence], [scores] = self._evidence(encoded, asked.text, [valid])
         return self._result(image, valid, evidence, scores, asked)
 
     def batch(self, images: Iterable, names: str | Iterable[str], *, others: str | Iterable[str] = (),
-              threshold: float | None = None, separate: bool = False) -> list[Result]:
+              threshold: float | None = None, separate: bool = False, zoom: bool = False) -> list[Result]:
         """Find ``names`` in each of several images; other arguments as of a call. The names are embedded once."""
-        asked = self._asked(names, others, threshold, separate)
+        asked = self._asked(names, others, threshold, separate, zoom)
         images = [as_image(image) for image in images]
         out: list[Result | None] = [None] * len(images)
         groups, valid = self._encode(images)
@@ -150,12 +153,12 @@ class Segmenter:
 
     # From words and pixels to evidence
 
-    def _asked(self, names, others, threshold: float | None, separate: bool) -> "_Asked":
+    def _asked(self, names, others, threshold: float | None, separate: bool, zoom: bool) -> "_Asked":
         names, others = checked_names(names, others)
         threshold = self.threshold if threshold is None else threshold
         if not 0 <= threshold <= 1:
             raise UserError(f"threshold {threshold} should be 0 to 1, as the scores are")
-        return _Asked(names, others, float(threshold), separate, self._embed(names + others))
+        return _Asked(names, others, float(threshold), separate, zoom, self._embed(names + others))
 
     def _embed(self, words: list[str]) -> TextEmbedding:
         """The embeddings of the last list of words are kept."""
@@ -203,8 +206,27 @@ class Segmenter:
     def _result(self, image: np.ndarray, valid: tuple[int, int], evidence: Tensor, scores: Tensor,
                 asked: "_Asked") -> Result:
         to_original = partial(self.fit.to_original, valid=valid, shape=image.shape[:2])
-        return Result(image, asked.names, asked.others, asked.threshold, asked.separate, self.about, scores.numpy(),
-                      evidence, to_original)
+        about, maps = self.about, evidence
+        if asked.zoom:
+            maps, about = [to_original(one) for one in evidence], {**self.about, "zoom": True}
+            for k in (scores >= asked.threshold).nonzero()[:, 0].tolist():
+                [maps[k]] = zoomed([image], [k], [maps[k]], partial(self._look, asked.text))
+            to_original = _as_it_is
+        return Result(image, asked.names, asked.others, asked.threshold, asked.separate, about, scores.numpy(), maps,
+                      to_original)
+
+    def _look(self, text: TextEmbedding, images: list[np.ndarray], names: list[int]) -> list[Tensor]:
+        """The evidence (H, W) of one row of ``text`` in each image (H, W, 3)."""
+        found = []
+        for image, name in zip(images, names):
+            [(_, encoded)], [valid] = self._encode([image])
+            evidence, _ = self._evidence(encoded, text[torch.tensor([name])], [valid])
+            found.append(self.fit.to_original(evidence[0, 0], valid, image.shape[:2]))
+        return found
+
+
+def _as_it_is(evidence: Tensor) -> Tensor:
+    return evidence
 
 
 class _Asked(NamedTuple):
@@ -212,6 +234,7 @@ class _Asked(NamedTuple):
     others: list[str]
     threshold: float
     separate: bool
+    zoom: bool
     text: TextEmbedding
 
 

@@ -9,12 +9,16 @@ import torch
 from PIL import Image
 from predicting import NAMES, SIDE, checkpoint_of, write_scene
 
+from data.dataset import EvalBatch, mean_colour
 from data.fold import FoldData
-from model.build import READINGS, embed_classes
+from data.samples import Sample
+from model.build import READINGS, embed_classes, embed_names
 from util.config import ROOT, load
 from util.evaluation.predict import Predictor
+from util.evaluation.views import Views, boxes_of
 from util.options import Config
 from util.predict.command import TRAINING_FREE
+from util.predict.images import as_image
 from util.predict.segmenter import Segmenter
 from util.predict.shipped import SHIPPED, is_scene, notes_on
 from util.runtime.errors import UserError
@@ -197,3 +201,23 @@ def test_the_pages_python_runs(loaded, scenes, tmp_path, monkeypatch):
     assert len(block.strip().splitlines()) <= 25
     exec(compile(block, "docs/predict.md", "exec"), {})
     assert Path("photo.overlay.png").is_file()
+
+
+def test_zoom_is_the_evaluators(loaded, scenes):
+    """By a model that finds regions of all sizes. Without a region to enlarge nothing changes."""
+    segmenter, image = loaded("naclip"), as_image(scenes[1])
+    text = embed_names(segmenter.model.text_encoder, NAMES, segmenter.cfg.model)
+    canvas, valid = segmenter.fit.to_input(image, SIDE, mean_colour(segmenter.cfg.model.pixel_mean))
+    predict = Predictor(segmenter.model, text, segmenter.fit, torch.device("cpu"), nullcontext(),
+                        views=Views(zoom=True), fill=mean_colour(segmenter.cfg.model.pixel_mean))
+    pixels = torch.from_numpy(canvas.transpose(2, 0, 1).copy())[None]
+    plain, result = (segmenter(image, NAMES, threshold=0, zoom=zoom) for zoom in (False, True))
+    changed = 0
+    for k in range(len(NAMES)):
+        batch = EvalBatch(pixels, [valid], [np.zeros(image.shape[:2], np.uint8)], [Sample(0, k + 1)], [image])
+        np.testing.assert_allclose(result.evidence(k), predict(batch)[0].evidence.numpy(), atol=1e-4)
+        changed += bool(boxes_of(plain.evidence(k) > 0))
+        assert (result.evidence(k) != plain.evidence(k)).any() == bool(boxes_of(plain.evidence(k) > 0))
+    assert changed and result.json()["model"]["zoom"] and "zoom" not in plain.json()["model"]
+    high = segmenter(image, NAMES, threshold=1, zoom=True)      # no name reaches it, so none is looked at again
+    assert all((high.evidence(k) == plain.evidence(k)).all() for k in range(len(NAMES)))
