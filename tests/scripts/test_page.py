@@ -203,7 +203,7 @@ def test_no_file_of_the_machine_is_served_and_uploads_are_limited(address, weigh
         assert client.post("/gradio_api/upload", files={"files": ("ok.png", bytes(1 << 20))}).status_code == 200
         # nor is another file taken for an upload
         event = client.post("/gradio_api/call/segment", json={"data": [
-            {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "star", 0.5]})
+            {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, "star", 0.5, False]})
         if event.status_code == 200:
             assert "event: error" in client.get(f"/gradio_api/call/segment/{event.json()['event_id']}").text
     with pytest.raises(ConnectionRefusedError):  # another address of this machine
