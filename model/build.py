@@ -112,7 +112,9 @@ def build_losses(model: ESDA, loss, options) -> EsdaLosses:
             weights[name] = 0.0
     switches = {"reversed_sign": loss.sign == "released", "ignored_as_background": loss.ignored == "background",
                 "align_corners": options.align_corners}
-    return ReleasedLosses(weights, **switches) if any(switches.values()) else EsdaLosses(weights)
+    if any(switches.values()):
+        return ReleasedLosses(weights, **switches, temperature=loss.temperature)
+    return EsdaLosses(weights, loss.temperature)
 
 
 def build_model(options, weights: ClipWeights | None = None) -> tuple[nn.Module, ClipWeights]:

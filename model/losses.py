@@ -16,10 +16,11 @@ class EsdaLosses:
     """What training minimises: the weighted sum of TERMS.
 
     weights: {name in TERMS: weight}; 0.2 for ``last`` and 0.1 for ``others`` in the paper. A term of weight 0 is not
-    computed.
+    computed. temperature: k in ``evidence``; 1 in the paper.
     """
 
-    def __init__(self, weights: dict[str, float]):
+    def __init__(self, weights: dict[str, float], temperature: float = 1.0):
+        self.temperature = temperature
         self.weights = {name: weight for name, weight in weights.items() if weight}
 
     def __call__(self, output: Segmentation, target: Tensor, pixels: Tensor | None = None) -> dict[str, Tensor]:
@@ -44,8 +45,11 @@ class EsdaLosses:
         return mask_loss(self.evidence(self.resize(maps, target.shape[1:])), target)
 
     def evidence(self, s: Tensor) -> Tensor:
-        """A map s read as the logits [1 - s, s]: similar where the class is, dissimilar elsewhere."""
-        return 2 * s - 1
+        """A map s read as the logits k [1 - s, s]: similar where the class is, dissimilar elsewhere.
+
+        The loss of a perfect map is log(1 + exp(-k)): 0.313 for k = 1, so that little is left to learn.
+        """
+        return self.temperature * (2 * s - 1)
 
     def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, K, h, w) to (B, K, *size): similarity maps to the target's size, the target to the patch grid."""

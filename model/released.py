@@ -72,8 +72,8 @@ class ReleasedLosses(EsdaLosses):
     """
 
     def __init__(self, weights: dict[str, float], reversed_sign: bool = True, ignored_as_background: bool = True,
-                 align_corners: bool = True):
-        super().__init__(weights)
+                 align_corners: bool = True, temperature: float = 1.0):
+        super().__init__(weights, temperature)
         self.reversed_sign, self.ignored_as_background = reversed_sign, ignored_as_background
         self.align_corners = align_corners
 

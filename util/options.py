@@ -164,6 +164,9 @@ class Loss:
     last: float = option(0.2, "weight of the last block's similarity map", least=0, most=1e6)
     others: float = option(0.1, "weight of the other blocks' maps", least=0, most=1e6)
     presence: float = option(0.1, "plus: weight of the presence head's cross-entropy", least=0, most=1e6)
+    temperature: float = option(
+        1.0, "factor k of the logits k [1 - s, s] as which a similarity map s is read. A perfect map's loss is log(1 + "
+        "exp(-k)): 0.313 as published, and 0.00005 with 10", least=0.001, most=1e4)
     sign: Literal["described", "released"] = option(
         "described", "described: a map s is read as logits [1 - s, s]; released: [s, 1 - s] while label 1 is "
         "foreground, which lowers the similarity on the foreground")

@@ -1,14 +1,17 @@
 """The losses against arithmetic by hand, and what they must leave alone."""
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from model.build import build_losses
 from model.esda import Segmentation
 from model.losses import EsdaLosses, prototype
 from model.released import ReleasedLosses
 from model.similarity import bilinear, similarity_map
+from util.options import Loss, Model
 
 WEIGHTS = {"main": 1.0, "last": 0.2, "others": 0.1}
 PAPER = EsdaLosses(WEIGHTS)
@@ -140,3 +143,22 @@ def test_presence_is_learned_of_all_samples_and_the_mask_of_those_that_show_some
                     learns.pixels(t)) for k in (0, 1)]
     for name in losses:
         assert sum(part[name] for part in parts).item() == pytest.approx(losses[name].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("k", [1.0, 10.0])
+def test_with_a_temperature_similarity_is_read_as_k_times_the_logits(k):
+    """Of esda and, with branches, of plus: both train by these losses."""
+    s, t = torch.rand(2, 1, 8, 8, dtype=torch.double), torch.randint(0, 2, (2, 8, 8), dtype=torch.uint8)
+    for b in range(2):
+        t[b, 0, b] = 255
+    encoder = SimpleNamespace(transformer=SimpleNamespace(resblocks=[1, 2]))
+    model = SimpleNamespace(image_encoder=encoder, prior_indices={0, 1})
+    losses, mirrored = (build_losses(model, Loss(temperature=k, sign=sign), Model())
+                        for sign in ("described", "released"))
+    expected = sum(-math.log(math.exp(k * (s_ if t_ else 1 - s_)) / (math.exp(k * s_) + math.exp(k * (1 - s_))))
+                   for s_, t_ in zip(s.flatten().tolist(), t.flatten().tolist()) if t_ != 255)
+    assert losses.similarity(s, t).item() == pytest.approx(expected, rel=1e-5)
+    perfect = losses.similarity((t == 1)[:, None].float(), t).item() / (t != 255).sum().item()
+    assert perfect == pytest.approx(math.log(1 + math.exp(-k)), rel=1e-4)
+    assert torch.equal(mirrored.evidence(s), -losses.evidence(s))
+    assert k != 1 or torch.equal(losses.evidence(s), 2 * s - 1)  # as published, bit for bit
