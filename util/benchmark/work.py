@@ -106,7 +106,7 @@ class Variant:
     def require(self, what: str) -> None:
         """Raise UserError for what the model cannot do."""
         if what in ("train", "loader") and self.optimizer is None or (
-                what == "generalised" and not hasattr(self.model, "all_names")):
+                what == "generalised" and not hasattr(self.model, "clip_patches")):
             raise UserError(f"--what {what}: model.kind={self.cfg.model.kind} cannot do it; leave it out of --what")
 
     def work(self, what: str, count: int) -> Callable:

@@ -102,7 +102,7 @@ def _test_names(model, text, data: FoldData, cfg: Config, device, autocast,
 
 def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast) -> Evaluation:
     """Generalised: all names in every image. There are no predictions of single names to draw."""
-    if not hasattr(model, "all_names"):
+    if not hasattr(model, "clip_patches"):
         raise UserError(f"eval.protocol=generalised is for model.kind=esda; {cfg.model.kind} has no evidence of names "
                         f"to compare")
     label_images = Labeller(model, text, data.fit, device, autocast, cfg.eval.presence, cfg.eval.chunk)

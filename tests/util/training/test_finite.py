@@ -83,9 +83,9 @@ def test_weights_that_are_not_finite_are_never_saved(trainer, monkeypatch):
 
 def test_a_score_that_is_no_number_never_becomes_best(trainer, monkeypatch):
     run, scores = trainer("train.epochs=3"), iter([math.nan, 3.0, math.nan])
-    monkeypatch.setattr(run, "train_epoch", lambda: None)
+    monkeypatch.setattr(run, "train_epoch", lambda: run.at.sums.update(loss=1.0))
     monkeypatch.setattr(run, "evaluate_epoch", lambda: {"epoch": run.at.epoch + 1, "miou": next(scores),
-                                                        "seen_miou": math.nan})
+                                                        "seen_miou": math.nan, "fb_iou": 0.0})
     run.fit()
     assert run.best["unseen"]["epoch"] == 2 and run.best["seen"] is None
     assert checkpoint.read(run.run.checkpoints / "best.pt", "")["epoch"] == 0  # of weights that no step changed
