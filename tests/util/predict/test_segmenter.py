@@ -187,20 +187,18 @@ def test_the_shipped_checkpoint_finds_shapes():
     assert np.mean(ious) > 0.4
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / "predict.md").read_text(), re.DOTALL)
-
-
-def test_the_pages_python_runs(loaded, scenes, tmp_path, monkeypatch):
-    """docs/predict.md, its images and checkpoint replaced by those of this test."""
+@pytest.mark.parametrize("page", ["README.md", "docs/predict.md"])
+def test_the_pages_python_runs(page, loaded, scenes, tmp_path, monkeypatch):
+    """The page's images and checkpoint are replaced by those of this test."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Segmenter, "load", classmethod(lambda cls, *args, **options: loaded("esda")))
-    for name in ("photo.jpg", "a.jpg", "b.jpg"):
+    for name in ("scene.jpg", "photo.jpg", "a.jpg", "b.jpg"):
         Image.open(scenes[0]).save(name)
-    [block] = blocks("python")
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert len(block.strip().splitlines()) <= 25
-    exec(compile(block, "docs/predict.md", "exec"), {})
-    assert Path("photo.overlay.png").is_file()
+    made = {}
+    exec(compile(block, page, "exec"), made)
+    assert made["result"].names and Path("photo.overlay.png").is_file() == (page != "README.md")
 
 
 def test_zoom_is_the_evaluators(loaded, scenes):
