@@ -1,7 +1,6 @@
 """ESDA+ through the real scripts: training, a stop, a checkpoint's test, all classes at once, and wrong options."""
 import json
 import signal
-from pathlib import Path
 
 import pytest
 from runs import complains, in_epoch, in_process, run_folder, same, start, train, wait_for
@@ -10,20 +9,10 @@ CONFIG = "config/shapes/plus.yaml"
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def tiny_options(options_for, tiny_shapes, tmp_path_factory) -> list[str]:
-    return [*options_for(tiny_shapes, tmp_path_factory.mktemp("unused")), "eval.name_check=true"]
-
-
-@pytest.fixture(scope="module")
-def whole(run_script, tiny_options, tmp_path_factory) -> Path:
-    return train(run_script, tiny_options, tmp_path_factory.mktemp("whole"), config=CONFIG)
-
-
-def test_a_run_and_the_test_of_its_checkpoint(whole, run_script, tiny_options, tmp_path):
+def test_a_run_and_the_test_of_its_checkpoint(whole, run_script, checked_options, tmp_path):
     first = json.loads((whole / "results.json").read_text())
     assert first["arch"] == "plus" and first["best_epoch"] == 2  # the last one, whatever its unseen score
-    done = in_process("test.py", "--config", CONFIG, *tiny_options, f"exp={tmp_path}", "eval.batch_size=3",
+    done = in_process("test.py", "--config", CONFIG, *checked_options, f"exp={tmp_path}", "eval.batch_size=3",
                       f"weights={whole / 'checkpoints/last.pt'}")
     assert done.returncode == 0, done.stderr
     again = json.loads((run_folder(tmp_path, "plus") / "results.json").read_text())
@@ -32,8 +21,8 @@ def test_a_run_and_the_test_of_its_checkpoint(whole, run_script, tiny_options, t
         assert again[key] == pytest.approx(first[key], abs=1e-3)
 
 
-def test_all_classes_at_once(whole, tiny_options, tmp_path):
-    done = in_process("test.py", "--config", CONFIG, *tiny_options, f"exp={tmp_path}", "eval.protocol=generalised",
+def test_all_classes_at_once(whole, checked_options, tmp_path):
+    done = in_process("test.py", "--config", CONFIG, *checked_options, f"exp={tmp_path}", "eval.protocol=generalised",
                       "eval.images=4", f"weights={whole / 'checkpoints/last.pt'}")
     assert done.returncode == 0, done.stderr
     assert json.loads((run_folder(tmp_path, "plus") / "results.json").read_text())["protocol"] == "generalised"
@@ -41,16 +30,16 @@ def test_all_classes_at_once(whole, tiny_options, tmp_path):
 
 @pytest.mark.parametrize("options", [[], ["model.branch_rank=2", "loss.others=0.1", "model.decoder=guided",
                                           "train.ema=0.9"]])
-def test_a_stopped_run_goes_on_to_the_same_result(options, whole, run_script, tiny_options, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_result(options, whole, run_script, checked_options, tmp_path):
     if options:
-        whole = train(run_script, [*tiny_options, *options], tmp_path / "whole", config=CONFIG)
-    process = start([*tiny_options, *options], tmp_path / "stopped", "train.checkpoint_minutes=0", config=CONFIG)
+        whole = train(run_script, [*checked_options, *options], tmp_path / "whole", config=CONFIG)
+    process = start([*checked_options, *options], tmp_path / "stopped", "train.checkpoint_minutes=0", config=CONFIG)
     wait_for(lambda: in_epoch(tmp_path / "stopped", 0, 1), process)
     process.send_signal(signal.SIGTERM)
     process.communicate()
     folder = run_folder(tmp_path / "stopped", "plus")
     assert not (folder / "results.json").exists()
-    done = run_script("train.py", "--config", CONFIG, *tiny_options, *options, f"resume={folder}")
+    done = run_script("train.py", "--config", CONFIG, *checked_options, *options, f"resume={folder}")
     assert done.returncode == 0, done.stderr
     same(folder, whole)
 
@@ -60,6 +49,6 @@ def test_a_stopped_run_goes_on_to_the_same_result(options, whole, run_script, ti
     ("loss.others=0.1", "model.branch_rank=2"), ("model.replace_indices=[1]", "model.replace_indices=[]"),
     ("model.maps=[]", "model.maps"), ("model.maps=[value, value]", "model.maps"), ("model.maps=[kv]", "kk"),
     ("model.interactor_width=100", "a multiple of 64"), ("train.absent_names=0", "model.presence_head=false")])
-def test_options_that_do_nothing_are_rejected(option, told, tiny_options, tmp_path):
-    complains(in_process("train.py", "--config", CONFIG, *tiny_options, f"exp={tmp_path}", option), told)
+def test_options_that_do_nothing_are_rejected(option, told, checked_options, tmp_path):
+    complains(in_process("train.py", "--config", CONFIG, *checked_options, f"exp={tmp_path}", option), told)
     assert not list(tmp_path.iterdir())
