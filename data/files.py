@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from util.run.atomic import write_bytes_atomically
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, shortage
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own line names the file, OpenCV's do not
 
@@ -52,7 +52,7 @@ def read_bytes(path: str | Path, remedy: str = AGAIN, limit: int = MAX_BYTES) ->
             raise UserError(f"{path}: has {status.st_size:,} bytes, more than the {limit:,} that are read; {remedy}")
         return Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}; {remedy}") from None
+        raise UserError(f"{path}: {shortage(error) or f'{(error.strerror or str(error)).lower()}; {remedy}'}") from None
 
 
 def read_text(path: str | Path, remedy: str, limit: int = MAX_TEXT) -> str:

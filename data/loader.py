@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, shortage
 from util.runtime.workers import cause_of_end, start_worker
 
 NO_ROOM = "take data.workers=0, or give a container more shared memory (docker run --shm-size=1g)"
@@ -98,7 +98,7 @@ class Loader:
         except (OSError, RuntimeError) as error:
             _raise_if_one_died()
             reason = error.strerror if isinstance(error, OSError) else error
-            raise UserError(f"loader processes cannot start ({reason}); {NO_ROOM}") from None
+            raise UserError(f"loader processes cannot start: {shortage(error) or f'{reason}; {NO_ROOM}'}") from None
         _processes.update(getattr(batches, "_workers", ()))
         if _processes and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGCHLD, _raise_if_one_died)  # torch's raises a RuntimeError wherever we are

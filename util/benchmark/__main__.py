@@ -14,8 +14,6 @@ import time
 from pathlib import Path
 from statistics import median
 
-import torch
-
 from model.clip.weights import WeightsError
 from util.benchmark.measure import ceiling, count_flops, peak_bytes, seconds_of
 from util.benchmark.work import Variant, draw, read_or_make
@@ -144,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_main(main, WeightsError, torch.OutOfMemoryError)
+    run_main(main, WeightsError)

@@ -1,7 +1,9 @@
 """Mistakes that a user can mend: one clear line on stderr, exit status 2, no traceback."""
 import argparse
+import errno
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -36,8 +38,9 @@ def require_file(path: str | Path, remedy: str) -> Path:
 def run_main(main: Callable[[], int | None], *also: type[Exception]) -> None:
     """Run a script's ``main`` and leave with its status.
 
-    UserError, ``also`` and errors of files and streams become a line and status 2; a reader of stdout that has gone
-    (``| head``) ends the script in silence. A process of torchrun leaves its reason to what started it.
+    UserError, ``also``, errors of files and streams and a machine that is too small become a line and status 2; a
+    reader of stdout that has gone (``| head``) ends the script in silence. A process of torchrun leaves its reason to
+    what started it.
     """
     _open_streams()
     try:
@@ -49,13 +52,32 @@ def run_main(main: Callable[[], int | None], *also: type[Exception]) -> None:
         status = _end(f"stopped{stopped.where}", stopped.status)
     except KeyboardInterrupt:
         status = _end("stopped", 130)
-    except OSError as error:
-        status = _end_of_stream(error)
-    except Exception:
-        if not _record(traceback.format_exc()):
+    except Exception as error:
+        line = shortage(error)
+        if line:
+            status = _end(f"error: {line}", 2)
+        elif isinstance(error, OSError):
+            status = _end_of_stream(error)
+        elif _record(traceback.format_exc()):
+            status = 1
+        else:
             raise
-        status = 1
     sys.exit(status)
+
+
+def shortage(error: Exception) -> str:
+    """What the machine had too little of, and what to lower, if ``error`` was raised for that; otherwise ""."""
+    text, torch = str(error), sys.modules.get("torch")  # not imported here: that takes seconds
+    out_of_memory = (MemoryError, torch.OutOfMemoryError) if torch else MemoryError
+    if isinstance(error, out_of_memory) or "DefaultCPUAllocator" in text:
+        asked = re.search(r"tried to allocate ([\d.]+ \w+)", text, re.IGNORECASE)
+        return (f"memory ran out{f' ({asked[1]} more were wanted)' if asked else ''}; train with a smaller "
+                f"train.micro_batch, test with a smaller eval.batch_size, predict with a smaller --size or fewer "
+                f"names, or take precision=bf16")
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE) \
+            or re.search("Too many open files|items of ancdata", text):  # torch's, from loader processes
+        return "too many open files; take fewer data.workers or raise the limit (ulimit -n 65536)"
+    return ""
 
 
 def tell(line: str) -> None:

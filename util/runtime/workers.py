@@ -11,7 +11,7 @@ from multiprocessing import parent_process
 
 import cv2
 
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, shortage
 from util.runtime.progress import progress
 
 POLL = 0.5  # s between two looks at whether the main process is still there
@@ -73,8 +73,8 @@ def map_in_processes(function: Callable, items: Iterable, label: str, chunksize:
         pool = ProcessPoolExecutor(max(1, min(cores(), len(items))), initializer=start_worker)
         results = pool.map(function, items, chunksize=chunksize)
     except OSError as error:
-        raise UserError(f"{label}: worker processes cannot start ({error.strerror}); they need memory and some room in "
-                        f"/dev/shm (docker run --shm-size)") from None
+        why = shortage(error) or f"{error.strerror}; they need memory and some room in /dev/shm (docker run --shm-size)"
+        raise UserError(f"{label}: worker processes cannot start: {why}") from None
     workers = list((getattr(pool, "_processes", None) or {}).values())  # which a broken pool forgets
     with pool:
         try:

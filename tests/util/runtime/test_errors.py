@@ -8,6 +8,7 @@ import time
 
 import cv2
 import pytest
+import torch
 
 from util.config import ROOT
 from util.runtime.errors import UserError, run_main
@@ -35,9 +36,31 @@ def test_an_end_is_told_in_one_line(error, status, line, capsys):
     assert told == line + "\n"
 
 
+@pytest.mark.parametrize("error, told", [
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 3 GiB"),
+     ["memory ran out (2.50 GiB more", "train.micro_batch", "eval.batch_size", "precision=bf16"]),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to "
+                  "allocate 99 bytes."), ["memory ran out (99 bytes more", "train.micro_batch"]),
+    (MemoryError(), ["memory ran out;", "eval.batch_size"]),
+    (OSError(24, "Too many open files", "a.jpg"), ["too many open files", "data.workers", "ulimit -n"]),
+    (RuntimeError("Too many open files. Communication with the workers is no longer possible."), ["ulimit -n"]),
+    (RuntimeError("received 0 items of ancdata"), ["too many open files"])])
+def test_a_machine_that_is_too_small_is_told_in_one_line_with_what_to_lower(error, told, capsys):
+    def main():
+        raise error
+    with pytest.raises(SystemExit) as left:
+        run_main(main)
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and said.startswith("error: ") and said.count("\n") == 1
+    assert all(part in said for part in told), said
+
+
 def test_a_mistake_of_the_program_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run_main(lambda: 1 / 0)
+    def mistaken():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    for wrong in (lambda: 1 / 0, mistaken):
+        with pytest.raises((ZeroDivisionError, RuntimeError)):
+            run_main(wrong)
 
 
 SAY = "from util.runtime.errors import UserError, run_main\ndef main():\n    "
