@@ -190,8 +190,9 @@ def test_the_shipped_checkpoint_finds_shapes():
 @pytest.mark.parametrize("page", ["README.md", "docs/predict.md"])
 def test_the_pages_python_runs(page, loaded, scenes, tmp_path, monkeypatch):
     """The page's images and checkpoint are replaced by those of this test."""
+    segmenter = loaded("esda")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Segmenter, "load", classmethod(lambda cls, *args, **options: loaded("esda")))
+    monkeypatch.setattr(Segmenter, "load", classmethod(lambda cls, *args, **options: segmenter))
     for name in ("scene.jpg", "photo.jpg", "a.jpg", "b.jpg"):
         Image.open(scenes[0]).save(name)
     [block] = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
