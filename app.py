@@ -20,7 +20,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint; the shipped one knows Shapes-5i only")
     parser.add_argument("--model", choices=TRAINING_FREE, help="no checkpoint: CLIP alone, without training")
     parser.add_argument("--clip", metavar="FILE", help="CLIP's weights (weights/ViT-B-16.pt)")

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from util.run.atomic import write_bytes_atomically
-from util.runtime.errors import UserError, shortage
+from util.runtime.errors import UserError, reason_of, shortage
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # our own line names the file, OpenCV's do not
 
@@ -87,10 +87,11 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 100 else f"{text[:97]}...")
 
 
-def write_changed(path: Path, data: bytes, remedy: str = "free some space and start again") -> None:
-    """Write ``data``, unless that is what ``path`` holds: finished work stays untouched. Raises UserError."""
+def write_changed(path: Path, data: bytes, remedy: str = "free some space and start again",
+                  durable: bool = True) -> None:
+    """``write_bytes_atomically``, unless ``path`` holds ``data`` already: finished work stays untouched."""
     if not path.is_file() or path.read_bytes() != data:
-        write_bytes_atomically(path, data, remedy)
+        write_bytes_atomically(path, data, remedy, durable)
 
 
 # Lists
@@ -234,4 +235,4 @@ def _palette_indices(path: str | Path, data: bytes, pixels: int) -> np.ndarray:
         with Image.open(io.BytesIO(data)) as image:
             return np.array(image, np.uint8)
     except Exception as error:  # Pillow raises many kinds for a broken file
-        raise UserError(f"{path}: not a readable mask ({' '.join(str(error).split())}); make it again") from None
+        raise UserError(f"{path}: not a readable mask ({reason_of(error)}); make it again") from None

@@ -4,7 +4,6 @@ A config file is a few lines laid over the defaults (or over the file it names w
 on the command line, nested keys with dots, is laid over that. An unknown key, a wrong type or a value out of bounds
 stops the run with a line that names the nearest key, the type or the bounds.
 """
-import argparse
 import copy
 import dataclasses
 import difflib
@@ -56,7 +55,7 @@ def load(schema: type[Schema], file: str | Path, overrides: list[str] = (), save
 
 def from_command_line(arguments: list[str], description: str = "") -> Config:
     """``--config FILE [key=value ...]`` to the resolved options; ``resume=RUN`` alone takes that run's."""
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(description=description,
                     epilog=f"options (key=value) and their defaults:\n\n{reference(dotted=True)}")
     parser.remedy = "give --config FILE [key=value ...]; --help explains every option"
     parser.add_argument("--config", metavar="FILE", help="e.g. config/shapes/esda.yaml; resume=RUN does without")

@@ -13,7 +13,6 @@ DIR holds the archives as downloaded, or what was unpacked from them. Images are
 stop the work at any time; the same command goes on with it. When a source has changed, it makes the masks that follow
 from it again.
 """
-import argparse
 import importlib
 import json
 import shlex
@@ -102,8 +101,7 @@ def main() -> None:
     others = {"verify": "verify", "lists": "own", "masks": "annotations"}
     if sys.argv[1:2] and sys.argv[1] in others:
         return importlib.import_module(f"data.prepare.{others[sys.argv.pop(1)]}").main()
-    parser = Parser(prog="python -m data.prepare", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m data.prepare", description=__doc__)
     parser.add_argument("dataset", choices=[*SETS, "clip"])
     parser.add_argument("--source", nargs="+", type=Path, default=[], metavar="DIR", help="where the archives lie")
     parser.add_argument("--download", action="store_true", help="fetch what is not there to OUT/archives")

@@ -14,7 +14,6 @@ Colours: FILE.yaml says what each colour is, a class's name, ``background`` or `
     "#ff0000": cat                  # or in numbers: "255, 0, 0": cat
     "#ffffff": ignored
 """
-import argparse
 import re
 from functools import partial
 from pathlib import Path
@@ -164,8 +163,7 @@ def _shown(colour: int) -> str:
 
 
 def main() -> None:
-    parser = Parser(prog="python -m data.prepare masks", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m data.prepare masks", description=__doc__)
     parser.add_argument("root", type=Path, metavar="DIR")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--coco", type=Path, metavar="FILE.json", help="instance annotations as COCO's")

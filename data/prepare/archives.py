@@ -6,14 +6,16 @@ import shutil
 import stat
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from data.files import write_changed
 from data.prepare.download import CHUNK, Remote, by_hand
-from util.run.atomic import remove_leftovers, write_bytes_atomically
-from util.runtime.errors import UserError
+from util.run.atomic import remove_leftovers
+from util.runtime.errors import UserError, reason_of
 from util.runtime.progress import progress
 from util.runtime.workers import map_in_processes
 
@@ -74,7 +76,8 @@ class Archive:
             if self.sizes[name] > MEMBER:
                 raise UserError(f"{name}: has {self.sizes[name]:,} bytes, more than any file of the official archive")
         for folder in {target.parent for target in missing.values()}:
-            _guarded(partial(folder.mkdir, parents=True, exist_ok=True), folder)
+            with _writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
         if missing:
             self._extract(missing, label)
 
@@ -92,7 +95,8 @@ class Folder(Archive):
     def _extract(self, wanted, label):
         for name, target in progress(wanted.items(), label, len(wanted)):
             if not (target.is_file() and filecmp.cmp(self.path / name, target, shallow=False)):
-                _guarded(partial(link, self.path / name, target), target)
+                with _writing(target):
+                    link(self.path / name, target)
 
 
 class Tar(Archive):
@@ -110,7 +114,7 @@ class Tar(Archive):
         with _whole(self.path), tarfile.open(self.path) as tar:
             chosen = ((name, member) for name, member in self._members(tar) if name in wanted)
             for name, member in progress(chosen, label, len(wanted)):
-                _write(wanted[name], tar.extractfile(member).read())
+                write_changed(wanted[name], tar.extractfile(member).read(), REMEDY, durable=False)
 
     def _members(self, tar: Iterable[tarfile.TarInfo]) -> Iterator[tuple[str, tarfile.TarInfo]]:
         """The files below the prefix, and their names there; links and devices are none of the official archives'."""
@@ -141,12 +145,7 @@ class Zip(Archive):
 def _unzip(path: Path, prefix: str, pairs: list[tuple[str, Path]]) -> None:
     with _whole(path), zipfile.ZipFile(path) as file:
         for name, target in pairs:
-            _write(target, file.read(prefix + name))
-
-
-def _write(target: Path, data: bytes) -> None:
-    if not (target.is_file() and target.stat().st_size == len(data) and target.read_bytes() == data):
-        write_bytes_atomically(target, data, REMEDY, durable=False)
+            write_changed(target, file.read(prefix + name), REMEDY, durable=False)
 
 
 def locate(piece: Piece, sources: list[Path], out: Path) -> Path | None:
@@ -221,23 +220,20 @@ def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[os.DirEntry]:
                 yield entry
 
 
-class _whole:
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
     """Turns what the archive readers raise for a broken file into one line."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _):
-        if isinstance(error, Exception) and not isinstance(error, UserError):  # tarfile and zipfile raise many kinds
-            reason = " ".join(str(error).split()) or kind.__name__
-            raise UserError(f"{self.path}: the archive is cut short or damaged ({reason}); fetch it again") from None
-
-
-def _guarded(do: Callable[[], None], target: Path) -> None:
     try:
-        do()
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # tarfile and zipfile raise many kinds
+        raise UserError(f"{path}: the archive is cut short or damaged ({reason_of(error)}); fetch it again") from None
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{target}: could not be written ({error.strerror}); {REMEDY}") from None

@@ -17,7 +17,8 @@ from data.prepare.masks import make_masks
 from data.prepare.published import coco_val_order
 from model import IGNORE
 from util.config import ROOT
-from util.runtime.errors import UserError
+from util.runtime import rle
+from util.runtime.errors import UserError, reason_of
 
 SPLITS = ("train2014", "val2014")
 CLASSES = ROOT / "lists/coco/classes.yaml"
@@ -142,7 +143,7 @@ def read_instances(file: Path, ranks: Callable[[list[dict]], dict[int, int]] | N
             raise ValueError(f"image {next(iter(instances))!r:.40} has annotations but is not among the images")
         return images
     except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = f"lacks {error}" if isinstance(error, KeyError) else reason_of(error)
         raise UserError(f"{file}: {complaint.format(f'{reason:.300}')}") from None
 
 
@@ -173,9 +174,8 @@ def draw(image: Annotated, masks: str, overlap: str = "", crowd: str = "") -> np
     except UserError:
         raise
     except Exception as error:  # numpy, OpenCV and pycocotools raise many kinds for what is no annotation
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{image.name}: an annotation is not readable or does not fit the image of "
-                        f"{image.width}x{image.height} ({reason:.200}); fetch or export it again") from None
+                        f"{image.width}x{image.height} ({reason_of(error):.200}); fetch or export it again") from None
 
 
 def _published(image: Annotated, crowd: int | None) -> np.ndarray:
@@ -186,7 +186,7 @@ def _published(image: Annotated, crowd: int | None) -> np.ndarray:
                 continue
             class_id = crowd
         if isinstance(segmentation, dict):
-            mask[_region(segmentation, image)] = class_id
+            mask[rle.decode(segmentation, mask.shape)] = class_id
         else:
             for polygon in _polygons(segmentation, image):  # one by one: together, they leave holes where two overlap
                 cv2.fillPoly(mask, [np.rint(polygon).astype(np.int32)], class_id)
@@ -194,23 +194,23 @@ def _published(image: Annotated, crowd: int | None) -> np.ndarray:
 
 
 def _by_pycocotools(image: Annotated, overlap: str, crowd: str) -> np.ndarray:
-    rle = _pycocotools()
+    coco, size = _pycocotools(), (image.height, image.width)
     painted = []
     for class_id, is_crowd, segmentation in image.instances:
         if isinstance(segmentation, dict):
-            code = rle.encode(np.asfortranarray(_region(segmentation, image), np.uint8))
+            code = coco.encode(np.asfortranarray(rle.decode(segmentation, size), np.uint8))
         else:
             polygons = [polygon.ravel().tolist() for polygon in _polygons(segmentation, image)]
             if not polygons:  # nothing is annotated, or too little to have an area
                 continue
-            code = rle.merge(rle.frPyObjects(polygons, image.height, image.width))
+            code = coco.merge(coco.frPyObjects(polygons, *size))
         ignored = is_crowd and crowd == "ignore"
-        rank = -int(rle.area(code)) if overlap == "larger_first" else 0
+        rank = -int(coco.area(code)) if overlap == "larger_first" else 0
         painted.append((not ignored, rank, 255 if ignored else class_id, code))
     painted.sort(key=lambda item: item[:2])  # crowds to be ignored first; a stable sort keeps the file's order
-    mask = np.zeros((image.height, image.width), np.uint8, order="F")  # as pycocotools decodes: twice as fast
+    mask = np.zeros(size, np.uint8, order="F")  # as pycocotools decodes: twice as fast
     for *_, label, code in painted:
-        mask[rle.decode(code).view(bool)] = label
+        mask[coco.decode(code).view(bool)] = label
     return np.ascontiguousarray(mask)
 
 
@@ -230,36 +230,6 @@ def _polygons(segmentation: list, image: Annotated) -> Iterator[np.ndarray]:
             raise ValueError("a corner lies outside")
         if len(corners) >= 3:
             yield corners
-
-
-def _region(segmentation: dict, image: Annotated) -> np.ndarray:
-    """(H, W) bool of a run-length code: runs of 0 and 1 in turn, down the columns."""
-    if segmentation["size"] != [image.height, image.width]:
-        raise ValueError(f"its size is {segmentation['size']!r:.40}")
-    counts = segmentation["counts"]
-    if isinstance(counts, str):
-        counts = _runs(counts)
-    if not all(type(run) is int and run >= 0 for run in counts) or sum(counts) != image.height * image.width:
-        raise ValueError("its runs do not fill the image")
-    return np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(image.width, image.height).T
-
-
-def _runs(code: str) -> list[int]:
-    """The runs of a compressed code (COCO API, maskApi.c): five bits a character, the least significant first, and from
-    the fourth run on the difference to the last run but one. pycocotools would take a code that is cut short.
-    """
-    runs, value, shift = [], 0, 0
-    for bits in (ord(character) - 48 for character in code):
-        if not 0 <= bits < 64:
-            raise ValueError("its run-length code holds other characters than 0 to o")
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:  # the last character of a run, whose highest bit is the sign
-            runs.append(value - (bits >> 4 << shift) + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift:
-        raise ValueError("its run-length code is cut short")
-    return runs
 
 
 def _pycocotools():

@@ -8,7 +8,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, reason_of
 from util.runtime.progress import progress
 
 CHUNK = 1 << 20  # bytes; progress counts them as MiB
@@ -71,10 +71,9 @@ def download(path: str | Path, remote: Remote) -> None:
             raise UserError(f"{remote.url}: what came {problem}, and was deleted; try again")
         os.replace(part, path)
     except (OSError, http.client.HTTPException) as error:
-        reason = error.reason if type(error) is urllib.error.URLError else error  # without its "<urlopen error ...>"
-        reason = " ".join(str(reason).split()) or type(error).__name__
-        raise UserError(f"{path}: not fetched ({reason}); the same command resumes where this one stopped, or by "
-                        f"hand: {by_hand(path, remote)}") from None
+        said = error.reason if type(error) is urllib.error.URLError else error  # without its "<urlopen error ...>"
+        raise UserError(f"{path}: not fetched ({reason_of(said)}); the same command resumes where this one stopped, or "
+                        f"by hand: {by_hand(path, remote)}") from None
     print(f"{path}: {path.stat().st_size} bytes, {_said(remote)}")
 
 

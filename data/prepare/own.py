@@ -5,7 +5,6 @@
 Pairs files of the same name (DIR/images/a.jpg with DIR/masks/a.png) and writes DIR/lists/{train,val}.txt. Whether an
 image is held out follows from its name alone, so that more images leave the earlier ones where they were.
 """
-import argparse
 import hashlib
 import unicodedata
 from pathlib import Path
@@ -50,8 +49,7 @@ def held_out(image: str, share: float) -> bool:
 
 
 def main() -> None:
-    parser = Parser(prog="python -m data.lists", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m data.lists", description=__doc__)
     parser.add_argument("root", type=Path, metavar="DIR")
     parser.add_argument("--images", default="images", help="folder below DIR, default: %(default)s")
     parser.add_argument("--masks", default="masks", help="folder below DIR, default: %(default)s")

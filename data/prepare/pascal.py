@@ -10,7 +10,7 @@ from data.files import read_bytes, read_lines, shown, write_lists
 from data.prepare.archives import Archive, Piece, inside
 from data.prepare.download import Remote
 from data.prepare.masks import make_masks
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, reason_of
 
 VOC = Piece(
     Remote("https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar", 1_999_639_040,
@@ -124,8 +124,7 @@ def draw(path: Path) -> np.ndarray:
     try:
         mask = _from_mat(data) if path.suffix == ".mat" else _from_palette(data)
     except Exception as error:  # PIL and scipy raise many kinds for a file that is not theirs
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{path}: not readable as a mask ({reason:.200}); unpack or fetch it again") from None
+        raise UserError(f"{path}: not readable as a mask ({reason_of(error):.200}); unpack or fetch it again") from None
     if mask.ndim != 2 or mask.dtype.kind not in "uif":
         raise UserError(f"{path}: is {mask.ndim}-dimensional {mask.dtype}, where a mask is 2-dimensional, of numbers")
     right = np.isin(mask, [*range(CLASSES + 1), 255])   # before the cast, which would make 0 of 256 and of 0.5

@@ -5,7 +5,6 @@
 
 docs/export.md says what goes into the graph, what comes out of it and how fast it is.
 """
-import argparse
 from pathlib import Path
 
 from model.clip.errors import WeightsError
@@ -20,8 +19,7 @@ REMEDY = "free some space or choose another OUT"
 
 
 def main() -> None:
-    parser = Parser(prog="python -m util.export", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m util.export", description=__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a trained model, in any format of test.py")
     parser.add_argument("out", type=Path, metavar="OUT", help="NAME.onnx, or NAME.npz for the embeddings of --names")
     parser.add_argument("--names", nargs="+", default=[], metavar="NAME", help='for NAME.npz: star "traffic light"')

@@ -1,5 +1,4 @@
 """The command line of predict.py, read and checked without torch, so that a mistake is told at once."""
-import argparse
 from pathlib import Path
 from typing import NamedTuple, get_args, get_type_hints
 
@@ -30,7 +29,7 @@ class Request(NamedTuple):
 
 def from_command_line(arguments: list[str], description: str) -> Request:
     """Read the command line. Raises UserError for what can be told from it and from the images' paths alone."""
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description)
     parser.add_argument("images", nargs="*", metavar="IMAGE|FOLDER|GLOB", help="before --names")
     parser.add_argument("--names", nargs="*", default=[], action="extend", metavar="NAME",
                         help='what to look for: star "traffic light"')

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data.files import JPEG, orientation, read_bytes, read_image
-from util.runtime.errors import UserError, require_file
+from util.runtime.errors import UserError, reason_of, require_file
 
 MOST_PIXELS = 1 << 27    # of an image: 134 megapixels, which take some 3 GB on their way
 LEAST_SIDE = 8           # px: nothing is to be segmented in less
@@ -100,7 +100,7 @@ def read(path: str | Path) -> np.ndarray:
         raise UserError(f"{path}: {'not an image that Pillow reads' if data else 'the file is empty'}; give a JPEG, a "
                         f"PNG or another image") from None
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        raise UserError(f"{path}: a damaged image ({' '.join(str(error).split())[:200]}); fetch or save it "
+        raise UserError(f"{path}: a damaged image ({reason_of(error):.200}); fetch or save it "
                         f"again") from None
     image = read_image(path)  # as evaluation reads JPEGs: decoders differ
     turn = TURNS.get(orientation(path))

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from util.predict import rle
 from util.predict.overlay import overlay, palette
+from util.runtime import rle
 
 TOLD = 8    # names of which a line tells that they were not found
 

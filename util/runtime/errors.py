@@ -19,9 +19,17 @@ class UserError(Exception):
     """What is wrong, where, and what to do about it, in one line."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What a library says in its error, in one line; the kind of error where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 class Parser(argparse.ArgumentParser):
     """Reports a wrong command line as every other mistake is reported: in one line, which ends in ``remedy``."""
     remedy = "--help explains the arguments"
+
+    def __init__(self, **options):
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str):
         raise UserError(f"{message}; {self.remedy}")

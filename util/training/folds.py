@@ -144,8 +144,7 @@ def run_all(numbers: list[int], gpus: list[str], cfg: Config, command: list[str]
 
 
 def main() -> None:
-    parser = Parser(prog="python -m util.training.folds", description=__doc__,
-                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="python -m util.training.folds", description=__doc__)
     parser.add_argument("--gpus", required=True)
     parser.add_argument("--folds", required=True, help="their numbers, with blanks between them")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="train.py or test.py with its arguments")

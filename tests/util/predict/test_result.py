@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from util.predict import overlay as drawing
-from util.predict import rle
 from util.predict.overlay import COLOURS, SMALLEST, palette
 from util.predict.result import Result
+from util.runtime import rle
 
 coco = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed (data/requirements.txt)")
 
@@ -72,7 +72,7 @@ MASKS = [np.zeros((5, 7), bool), np.ones((5, 7), bool), np.eye(6, 9, dtype=bool)
 def test_run_lengths_are_those_of_pycocotools(mask):
     code, theirs = rle.encode(mask), coco.encode(np.asfortranarray(mask.astype(np.uint8)))
     assert code == {"size": theirs["size"], "counts": theirs["counts"].decode()} and json.dumps(code)
-    assert np.array_equal(coco.decode(code), mask)
+    assert np.array_equal(coco.decode(code), mask) and np.array_equal(rle.decode(code, mask.shape), mask)
     result = made([np.where(mask, 1, -1)], ["a"])
     assert result.areas[0] == coco.area(theirs)
     assert result.box(0) == (coco.toBbox(theirs).astype(int).tolist() if mask.any() else None)
