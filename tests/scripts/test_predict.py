@@ -111,6 +111,38 @@ def test_files_of_the_users_and_of_other_images_stay(predict, three, tmp_path):
     assert "there already" in predict(three / "sub").stdout
 
 
+def test_images_and_results_may_lie_in_one_folder(predict, three, tmp_path):
+    (tmp_path / "out").mkdir()
+    shutil.copy(three / "a.png", tmp_path / "out")
+    assert predict(tmp_path / "out").returncode == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "a.json", "a.mask.png", "a.overlay.png"}
+    assert "0 written, 1 there already" in predict(tmp_path / "out").stdout
+
+
+def test_file_names_that_are_not_utf_8_or_as_long_as_can_be(predict, three, tmp_path):
+    folder = tmp_path / "odd"
+    names = [os.fsdecode(b"caf\xe9.png"), "l" * 250 + ".png", "l" * 250 + "2.png", "é" * 125 + ".png"]
+    folder.mkdir()
+    for name in names:
+        shutil.copy(three / "a.png", folder / name)
+    done = predict(folder, "--prob")
+    assert done.returncode == 0 and "4 written" in done.stdout, done.stderr
+    abouts = [json.loads(path.read_text(encoding="utf-8")) for path in (tmp_path / "out").glob("*.json")]
+    assert {about["image"]["file"] for about in abouts} == {str(folder / name) for name in names}
+    assert "4 there already" in predict(folder, "--prob").stdout
+
+
+def test_an_image_that_is_too_much_for_an_option_is_skipped(predict, three, tmp_path, monkeypatch):
+    Image.open(three / "a.png").resize((200, 200)).save(tmp_path / "1.png")
+    shutil.copy(three / "a.png", tmp_path / "2.png")
+    for option, limit in (("--prob", "util.predict.outputs.MOST_PROBABILITIES"),
+                          ("--zoom", "util.predict.segmenter.MOST_ZOOMED")):
+        monkeypatch.setattr(limit, 10_000)
+        done = predict(tmp_path, option)
+        assert done.returncode == 1 and "1 written" in done.stdout and "1 skipped" in done.stdout
+        assert f"skipped: {tmp_path}/1.png: " in done.stderr and "fewer names" in done.stderr
+
+
 def test_a_damaged_image_is_named_and_skipped(predict, three, tmp_path):
     for name, data in (("1.png", b"text"), ("2.png", (three / "a.png").read_bytes()), ("3.jpg", b"")):
         (tmp_path / name).write_bytes(data)
@@ -196,8 +228,9 @@ def test_a_full_disk_leaves_nothing_half_written(predict, three, tmp_path):
 def test_the_shipped_model_says_what_it_is(weights, three, tmp_path, monkeypatch):
     """Another checkpoint stands for it."""
     monkeypatch.setattr("util.predict.segmenter.SHIPPED", weights)
-    done = in_process("predict.py", three / "a.png", "--names", "star", "zebra", "--device", "cpu", "--out", tmp_path)
-    assert done.returncode == 0
+    names = ["star", "zebra", *(f"thing {k}" for k in range(20))]
+    done = in_process("predict.py", three / "a.png", "--names", *names, "--device", "cpu", "--out", tmp_path)
+    assert done.returncode == 0 and "'thing 6' and 13 more: the miniature CLIP" in done.stderr
     for said in ("shipped Shapes-5i model", "'zebra'", f"{three}/a.png is no 128 x 128 px scene", "--model naclip"):
         assert said in done.stderr
     assert done.stderr.count("note: ") == 3

@@ -44,3 +44,9 @@ def unfamiliar(names: list[str]) -> list[str]:
     """Those without a single letter of the Latin script: CLIP's captions were English, nearly all of them."""
     return [name for name in names if any(c.isalpha() for c in name)
             and not any("LATIN" in unicodedata.name(c, "") for c in name if c.isalpha())]
+
+
+def listed(names: list[str], most: int = 8, longest: int = 60) -> str:
+    """Names for a line that people read: the first ones, and how many more there are."""
+    short = [name if len(name) <= longest else f"{name[:longest]}..." for name in names[:most]]
+    return ", ".join(short) + f" and {len(names) - most} more" * (len(names) > most)

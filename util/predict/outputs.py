@@ -1,6 +1,7 @@
 """The files of results: their names, whether they are there already, and writing them whole or not at all."""
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,15 @@ from util.runtime.errors import UserError
 
 REMEDY = "free some space or choose another folder with --out, then start the same command again"
 MOST_PROBABILITIES = 1 << 30    # values in one file, 2 GB in fp16
+LONGEST = 200                   # bytes of NAME; most systems allow 255 with what stands before and behind it
+SUFFIXES = (".overlay.png", ".mask.png", ".mask-1.png", ".probabilities.npz", ".json")
 
 
 class Outputs:
     """A folder of results, OUT/NAME.overlay.png, .mask.png, .json and, if asked for, .probabilities.npz.
 
-    NAME is the image's without its suffix. Where OUT/NAME belongs to another image, or to nobody that can be told,
-    it is NAME-2, NAME-3 and so on. The JSON is written last: it says that the rest is whole.
+    NAME is the image's without its suffix, cut where it is very long. Where results of another image have it, or files
+    of which nobody can tell, it is NAME-2, NAME-3 and so on. The JSON is written last: it says that the rest is whole.
 
     options: what decides the results besides the image, plain values; results made with others are made again.
     """
@@ -28,16 +31,18 @@ class Outputs:
 
     def place(self, image: Path) -> tuple[Path, str]:
         """OUT/NAME of an image, and what is there: "new", "done", or "other" for results made with other options."""
-        number, taken = 1, set(self._given.values())
+        number, taken, name = 1, set(self._given.values()), image.stem
+        if len(os.fsencode(name)) > LONGEST:
+            name = os.fsencode(name)[:LONGEST].decode(errors="ignore")
         while True:
-            stem = self.folder / (image.stem if number == 1 else f"{image.stem}-{number}")
+            stem = self.folder / (name if number == 1 else f"{name}-{number}")
             if stem not in taken:
                 about = _read_json(_with(stem, ".json"))
                 if about is not None and about.get("image", {}).get("file") == str(image.resolve()):
                     done = about.get("made_from") == self._made_from(image) and all(
                         (self.folder / name).is_file() for name in about.get("files", ()))
                     break
-                if not any(self.folder.glob(_escaped(f"{stem.name}.") + "*")):
+                if not any(os.path.lexists(_with(stem, suffix)) for suffix in SUFFIXES):
                     done = None
                     break
             number += 1
@@ -51,12 +56,13 @@ class Outputs:
         if result.separate:
             files |= {f".mask-{k + 1}.png": result.mask_png(k) for k in range(len(result.names))}
         if self.probabilities:
-            files[".probabilities.npz"] = _npz(result, image)
+            files[".probabilities.npz"] = _npz(result)
         about = {"image": {"file": str(image.resolve()), "width": result.image.shape[1],
                            "height": result.image.shape[0]},
                  **result.json(), "files": [_with(stem, suffix).name for suffix in files],
                  "made_from": self._made_from(image)}
-        files[".json"] = (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode()
+        # A path that is not UTF-8 holds lone surrogates, which JSON writes as \\udcff.
+        files[".json"] = (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode(errors="backslashreplace")
         for suffix, data in files.items():
             write_bytes_atomically(_with(stem, suffix), data, REMEDY, durable=False)
         return _with(stem, ".overlay.png")
@@ -64,6 +70,14 @@ class Outputs:
     def _made_from(self, image: Path) -> dict:
         status = image.stat()
         return {"bytes": status.st_size, "modified": status.st_mtime_ns, **self.options}
+
+
+def require_probabilities_fit(image: Path, pixels: np.ndarray, names: int) -> None:
+    """Raises UserError where the probabilities of so many names in ``pixels`` (H, W, 3) are too much for one file."""
+    height, width = pixels.shape[:2]
+    if names * height * width > MOST_PROBABILITIES:
+        raise UserError(f"{image}: the probabilities of {names} names at {width} x {height} px are more than "
+                        f"{MOST_PROBABILITIES:,} values; leave --prob away or ask for fewer names")
 
 
 def require_writable(folder: Path) -> None:
@@ -82,10 +96,6 @@ def _with(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
 
 
-def _escaped(name: str) -> str:
-    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
-
-
 def _read_json(path: Path) -> dict | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -94,11 +104,7 @@ def _read_json(path: Path) -> dict | None:
     return content if isinstance(content, dict) and isinstance(content.get("image"), dict) else None
 
 
-def _npz(result: Result, image: Path) -> bytes:
-    if len(result.names) * result.image[..., 0].size > MOST_PROBABILITIES:
-        raise UserError(f"{image}: the probabilities of {len(result.names)} names at {result.image.shape[1]} x "
-                        f"{result.image.shape[0]} px are more than {MOST_PROBABILITIES:,} values; leave --prob away or "
-                        f"ask for fewer names")
-    out = io.BytesIO()
-    np.savez_compressed(out, names=np.array(result.names), probabilities=result.probabilities.astype(np.float16))
+def _npz(result: Result) -> bytes:
+    out, maps = io.BytesIO(), [result.probability(k).astype(np.float16) for k in range(len(result.names))]
+    np.savez_compressed(out, names=np.array(result.names), probabilities=np.stack(maps))
     return out.getvalue()

@@ -72,7 +72,11 @@ class Result:
     @property
     def probabilities(self) -> np.ndarray:
         """(K, H, W) float32 in 0..1, the sigmoid of each name's own evidence: neither threshold nor rivals count."""
-        return np.stack([1 / (1 + np.exp(-self.evidence(k))) for k in range(len(self.names))])
+        return np.stack([self.probability(k) for k in range(len(self.names))])
+
+    def probability(self, k: int) -> np.ndarray:
+        """(H, W) float32 in 0..1 of name ``k``, from 0."""
+        return 1 / (1 + np.exp(-self.evidence(k)))
 
     @cached_property
     def areas(self) -> np.ndarray:

@@ -8,10 +8,10 @@ from tqdm import tqdm
 
 from util.predict.command import Request
 from util.predict.images import read
-from util.predict.names import unfamiliar
-from util.predict.outputs import Outputs, require_writable
+from util.predict.names import listed, unfamiliar
+from util.predict.outputs import Outputs, require_probabilities_fit, require_writable
 from util.predict.result import Result
-from util.predict.segmenter import Segmenter
+from util.predict.segmenter import Segmenter, require_room_to_zoom
 from util.predict.shipped import SHIPPED, is_scene, notes_on
 from util.runtime.errors import UserError, tell
 from util.runtime.progress import progress
@@ -53,8 +53,8 @@ def predict_files(request: Request, stop: StopRequest) -> int:
                 raise Stopped(stop.number, f" after {written} of {len(todo)} images, which are whole; the same command "
                                            f"goes on with the others")
     if skipped and len(skipped) == len(request.images):
-        raise UserError(str(skipped[0]) if len(skipped) == 1 else f"none of the {len(skipped)} images could be read; "
-                        f"the lines above say why")
+        raise UserError(str(skipped[0]) if len(skipped) == 1 else f"none of the {len(skipped)} images could be "
+                        f"predicted; the lines above say why")
     there = len(request.images) - len(todo)
     other = sum(state == "other" for _, state in places.values())
     parts = [f"{written} written", f"{other} of them in place of results made with other words, options or images" * (
@@ -69,7 +69,12 @@ def _results(segmenter: Segmenter, files: list[Path], request: Request) -> Itera
     group: list[tuple[Path, np.ndarray | UserError]] = []
     for file in files:
         try:
-            group.append((file, read(file)))
+            image = read(file)
+            if request.probabilities:
+                require_probabilities_fit(file, image, len(request.names))
+            if request.zoom:
+                require_room_to_zoom(image, len(request.names + request.others), str(file))
+            group.append((file, image))
         except UserError as error:
             group.append((file, error))
         images = [image for _, image in group if isinstance(image, np.ndarray)]
@@ -109,7 +114,7 @@ def _notes(request: Request, segmenter: Segmenter) -> Iterator[str]:
                f"several names, or --others, keep it to the better places")
     strange_letters = unfamiliar(asked)
     if strange_letters:
-        yield f"{', '.join(strange_letters)}: CLIP has learned from English captions; an English word may find more"
+        yield f"{listed(strange_letters)}: CLIP has learned from English captions; an English word may find more"
 
 
 def _shipped(request: Request) -> bool:

@@ -36,6 +36,7 @@ from util.runtime.device import autocast, pick_device, place, set_tf32
 from util.runtime.errors import UserError
 
 INPUTS_ON_A_GPU = 8         # images, or images times names, that go through the network together
+MOST_ZOOMED = 1 << 29       # values of names at an image's own size, 2 GB
 UNCALIBRATED = 0.5          # the threshold of a checkpoint that holds none: as much for the name as against it
 
 
@@ -130,6 +131,8 @@ class Segmenter:
             raise UserError("there is no image yet; call set_image(image) before predict(names)")
         image, encoded, valid = self._image
         asked = self._asked(names, others, threshold, separate, zoom)
+        if zoom:
+            require_room_to_zoom(image, len(asked.names + asked.others))
         [evidence], [scores] = self._evidence(encoded, asked.text, [valid])
         return self._result(image, valid, evidence, scores, asked)
 
@@ -138,6 +141,8 @@ class Segmenter:
         """Find ``names`` in each of several images; other arguments as of a call. The names are embedded once."""
         asked = self._asked(names, others, threshold, separate, zoom)
         images = [as_image(image) for image in images]
+        for image in images if zoom else ():
+            require_room_to_zoom(image, len(asked.names + asked.others))
         out: list[Result | None] = [None] * len(images)
         groups, valid = self._encode(images)
         for places, encoded in groups:
@@ -225,6 +230,14 @@ class Segmenter:
         return found
 
 
+def require_room_to_zoom(image: np.ndarray, names: int, what: str = "the image") -> None:
+    """Raises UserError where the evidence of so many names at the size of ``image`` (H, W, 3) would take too much."""
+    height, width = image.shape[:2]
+    if names * height * width > MOST_ZOOMED:
+        raise UserError(f"{what}: zoom keeps {names} names at {width} x {height} px, more than the {MOST_ZOOMED:,} "
+                        f"values that are kept; ask for fewer names, or without zoom")
+
+
 def _as_it_is(evidence: Tensor) -> Tensor:
     return evidence
 
@@ -241,17 +254,16 @@ class _Asked(NamedTuple):
 def _options(read: TrainedWeights | None, model: str | None, clip, size, device: str, precision: str | None) -> Config:
     """Those of the checkpoint's run, or the defaults for a model without training, with what the user wants else."""
     if read is None:
-        values, where = to_dict(load(Config, BASE, [f"model.kind={model}", "eval.fit=cut"])), "the options"
+        values = to_dict(load(Config, BASE, [f"model.kind={model}", "eval.fit=cut"]))
     elif read.saved["config"] is None:  # a released checkpoint has none
-        values, where = to_dict(load(Config, RELEASED)), read.file
+        values = to_dict(load(Config, RELEASED))
     else:
-        values, where = to_dict(from_dict(Config, read.saved["config"], f"{read.file}: its options", strict=False)), \
-            f"{read.file}: its options"
+        values = to_dict(from_dict(Config, read.saved["config"], f"{read.file}: its options", strict=False))
     values |= {"device": device, "compile": False, "precision": precision or values["precision"]}
     values["model"]["clip"] = str(clip or _from_root(values["model"]["clip"]))
     values["model"]["size"] = values["model"]["size"] if size is None else size
     values["data"]["classes"] = _from_root(values["data"]["classes"])
-    return from_dict(Config, values, where)
+    return from_dict(Config, values, "what was asked for")
 
 
 def _from_root(path: str) -> str:

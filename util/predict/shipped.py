@@ -3,6 +3,7 @@ from data.folds import Classes
 from data.shapes.pretrain.caption import PROMPTS, TEMPLATES
 from data.shapes.scene import COLOURS, Style
 from util.config import ROOT
+from util.predict.names import listed
 
 SHIPPED = ROOT / "data/shapes/plus_fold0.safetensors"
 SHAPES = ROOT / "lists/shapes/classes.yaml"
@@ -21,8 +22,8 @@ def notes_on(names: list[str]) -> list[str]:
     if not foreign:
         return []
     shapes = ", ".join(Classes.read(SHAPES).names)
-    return [f"{', '.join(map(repr, foreign))}: the miniature CLIP has never read this, so what is found under it means "
-            f"nothing; it knows {shapes}"]
+    return [f"{listed(list(map(repr, foreign)))}: the miniature CLIP has never read this, so what is found under it "
+            f"means nothing; it knows {shapes}"]
 
 
 def is_scene(shape: tuple[int, ...]) -> bool:

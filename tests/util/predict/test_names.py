@@ -1,7 +1,7 @@
 """Names that are told to be wrong before anything long begins."""
 import pytest
 
-from util.predict.names import checked_names, unfamiliar
+from util.predict.names import checked_names, listed, unfamiliar
 from util.runtime.errors import UserError
 
 
@@ -23,3 +23,9 @@ def test_names_of_any_script_and_number():
     assert checked_names("traffic light", "sky") == (["traffic light"], ["sky"]), "a text is one name"
     assert len(checked_names([str(k) for k in range(200)])[0]) == 200
     assert unfamiliar(names) == ["星", "звезда", "نجمة", "می‌روم"]
+
+
+def test_a_line_of_names_stays_short():
+    assert listed(["a", "b"]) == "a, b" and listed([]) == ""
+    assert listed([*"abcdefghij"]) == "a, b, c, d, e, f, g, h and 2 more"
+    assert listed(["x" * 400]) == "x" * 60 + "..."
