@@ -147,9 +147,10 @@ def overlap(train: list[tuple[str, str]], val: list[tuple[str, str]]) -> str:
 
 # Images and masks
 
-def read_image(path: str | Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB; grey and CMYK files become RGB. EXIF rotation is ignored: masks are drawn on stored pixels.
+def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
+    """(H, W, 3) uint8 RGB; grey and CMYK files become RGB.
 
+    upright: whether a JPEG is turned as its EXIF rotation says. It is not by default: masks are drawn on stored pixels.
     Raises UserError for a missing, unreadable or truncated file, and for one with other than 8 bits a channel: nobody
     knows which of its values is white.
     """
@@ -159,7 +160,8 @@ def read_image(path: str | Path) -> np.ndarray:
     if jpeg and data.rfind(END_OF_JPEG) < data.rfind(SCAN_OF_JPEG):
         raise UserError(f"{path}: the JPEG is cut short ({len(data)} bytes); {AGAIN}")
     depth = 0 if jpeg else cv2.IMREAD_ANYDEPTH
-    image = _decode(path, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION | depth)
+    turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    image = _decode(path, data, cv2.IMREAD_COLOR | turn | depth)
     if image.dtype != np.uint8:
         raise UserError(f"{path}: has {image.dtype} values, where an image has 8 bits a channel; save it with 0..255")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

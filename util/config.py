@@ -8,7 +8,6 @@ import copy
 import dataclasses
 import difflib
 import math
-import os
 import textwrap
 import typing
 from dataclasses import MISSING
@@ -17,26 +16,25 @@ from typing import TypeVar
 
 import yaml
 
-from util.options import GONE, Augment, Config, Data, Model  # noqa: F401  (the sections that other modules name)
+from util.options import Augment, Config, Data, Model  # noqa: F401  (the sections that other modules name)
 from util.runtime.errors import Parser, UserError, require_file
-from util.values import convert, parse_yaml, show
+from util.values import CONFIGS, convert, parse_yaml, read_chain, show
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = ROOT / "config" / "base.yaml"    # written by `python -m util.config`; nothing reads it to find defaults
-LARGEST_FILE = 1_000_000                # bytes; a config has a few hundred
+BASE = CONFIGS / "base.yaml"    # written by `python -m util.config`; nothing reads it to find defaults
 Schema = TypeVar("Schema")
 
 
 def load(schema: type[Schema], file: str | Path, overrides: list[str] = (), saved: bool = False) -> Schema:
     """Read ``file``, then ``overrides`` such as ``train.lr=0.01``, over the defaults of ``schema``.
 
-    saved: the file holds the options of a run, perhaps of an older version (see completed).
+    saved: the file holds the options of a run, perhaps of an older version (see :func:`completed`).
     Raises UserError for a missing file, unreadable YAML, an unknown key, a wrong type, a value out of bounds or an
     option without a default that is missing.
     """
     values: dict = {}
-    for layer, options in _chain(Path(file)):
-        _merge(values, _completed(options, schema) if saved else options, schema, str(layer))
+    for layer, options in read_chain(Path(file)):
+        _merge(values, completed(options, schema) if saved else options, schema, str(layer))
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
@@ -80,34 +78,29 @@ def to_dict(config) -> dict:
 
 
 def from_dict(schema: type[Schema], values: dict, where: str, strict: bool = True) -> Schema:
-    """The inverse of :func:`to_dict`, for options that may have been saved by an older version (see completed).
+    """The inverse of :func:`to_dict`, for options that may have been saved by an older version (see :func:`completed`).
 
     Raises UserError as :func:`load` does; unless ``strict``, unknown options are left out instead.
     """
     if not isinstance(values, dict):
         raise UserError(f"{where}: its options are a {type(values).__name__}, not a mapping")
     merged: dict = {}
-    _merge(merged, _completed(values, schema), schema, where, strict=strict)
+    _merge(merged, completed(values, schema), schema, where, strict=strict)
     return _build(schema, merged, where)
 
 
-def completed(saved: dict) -> dict:
-    """The options of a saved ``Config`` as nested plain values, with every option that the schema has today.
+def completed(saved: dict, schema: type = Config) -> dict:
+    """Saved options as nested plain values, with every option that the schema has today.
 
-    One that ``saved`` lacks gets the value for the time before it existed. One that no longer exists is dropped
-    where the code still does what it did (GONE); anything else unknown is kept, so that a comparison shows it.
+    One that ``saved`` lacks gets the value for the time before it existed. Unknown ones are kept, so that a comparison
+    shows them.
     """
-    return _completed(saved, Config)
-
-
-def _completed(saved: dict, schema: type, prefix: str = "") -> dict:
-    out = {key: value for key, value in saved.items()
-           if f"{prefix}{key}" not in GONE or GONE[f"{prefix}{key}"] != value}
+    out = dict(saved)
     for f in dataclasses.fields(schema):
         kind = _kind(schema, f.name)
         if dataclasses.is_dataclass(kind):
             section = out.get(f.name, {})
-            out[f.name] = _completed(section, kind, f"{prefix}{f.name}.") if isinstance(section, dict) else section
+            out[f.name] = completed(section, kind) if isinstance(section, dict) else section
         elif f.name not in out and f.metadata.get("before", MISSING) is not MISSING:
             out[f.name] = copy.copy(f.metadata["before"])
     return out
@@ -171,52 +164,6 @@ def _entry(left: str, about: str, column: int = 27, width: int = 120) -> list[st
     if not rows:
         return [left]
     return [f"{left:<{first}}# {rows[0].strip()}", *(f"{'':<{column}}# {row}" for row in rows[1:])]
-
-
-# Files
-
-def _read(path: Path) -> dict:
-    remedy = f"give --config one of {_configs_near(path)}"
-    require_file(path, remedy)
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"{path.stat().st_size:,} bytes are too many for a config")
-        values = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise UserError(f"{path}: not valid YAML: {error}; {remedy}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a config is a mapping of options, not a {type(values).__name__}")
-    return values
-
-
-def _configs_near(path: Path) -> str:
-    """The configs in the folder of ``path``, or the data sets that have some."""
-    here = sorted(file.name for file in path.parent.glob("*.yaml") if file.is_file() and file != path)
-    if here and path.parent.resolve() != BASE.parent:
-        return f"{path.parent}/{{{', '.join(here)}}}"
-    return f"config/{{{', '.join(sorted(file.parent.name for file in BASE.parent.glob('*/esda.yaml')))}}}/*.yaml"
-
-
-def _chain(path: Path) -> list[tuple[Path, dict]]:
-    """``path`` preceded by the files it extends, the most general first, each with its options."""
-    chain: list[tuple[Path, dict]] = []
-    while True:
-        values = _read(path)
-        parent = values.pop("extends", None)
-        chain.insert(0, (path, values))
-        if parent is None:
-            return chain
-        if not isinstance(parent, str):
-            raise UserError(f"{path}: extends={show(parent)} should be the path of another config, from this one's "
-                            f"folder")
-        parent = Path(os.path.normpath(path.parent / parent))
-        if any(parent == Path(os.path.normpath(file)) for file, _ in chain):
-            raise UserError(f"{path}: extends {parent.name}, which extends it in turn")
-        path = parent
 
 
 # Values

@@ -30,11 +30,6 @@ def option(default=MISSING, help: str = "", *, least: float | None = None, most:
     return field(default=default, metadata=about)
 
 
-# Options that no longer exist, each with the one value at which the code still does what it did with it. util.config
-# drops them from the options of old runs at that value, and keeps any other value, so that the difference shows.
-GONE: dict[str, object] = {}
-
-
 @dataclass
 class Data:
     """images, masks and classes"""

@@ -1,14 +1,63 @@
-"""Values as people write them: YAML to plain values, and those to the types and bounds of options."""
+"""What people write: YAML files to plain values, and those to the types and bounds of options."""
 import dataclasses
 import difflib
 import math
+import os
 import types
 import typing
+from pathlib import Path
 from typing import Literal
 
 import yaml
 
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, require_file
+
+CONFIGS = Path(__file__).resolve().parent.parent / "config"
+LARGEST_FILE = 1_000_000    # bytes; a config has a few hundred
+
+
+def read_chain(path: Path) -> list[tuple[Path, dict]]:
+    """The options in the config ``path`` and in those that it extends, the most general first."""
+    chain: list[tuple[Path, dict]] = []
+    while True:
+        values = _read(path)
+        parent = values.pop("extends", None)
+        chain.insert(0, (path, values))
+        if parent is None:
+            return chain
+        if not isinstance(parent, str):
+            raise UserError(f"{path}: extends={show(parent)} should be the path of another config, from this one's "
+                            f"folder")
+        parent = Path(os.path.normpath(path.parent / parent))
+        if any(parent == Path(os.path.normpath(file)) for file, _ in chain):
+            raise UserError(f"{path}: extends {parent.name}, which extends it in turn")
+        path = parent
+
+
+def _read(path: Path) -> dict:
+    remedy = f"give --config one of {_configs_near(path)}"
+    require_file(path, remedy)
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"{path.stat().st_size:,} bytes are too many for a config")
+        values = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise UserError(f"{path}: not valid YAML: {error}; {remedy}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a config is a mapping of options, not a {type(values).__name__}")
+    return values
+
+
+def _configs_near(path: Path) -> str:
+    """The configs in the folder of ``path``, or the data sets that have some."""
+    here = sorted(file.name for file in path.parent.glob("*.yaml") if file.is_file() and file != path)
+    if here and path.parent.resolve() != CONFIGS:
+        return f"{path.parent}/{{{', '.join(here)}}}"
+    return f"config/{{{', '.join(sorted(file.parent.name for file in CONFIGS.glob('*/esda.yaml')))}}}/*.yaml"
 
 
 def parse_yaml(text: str):

@@ -95,10 +95,8 @@ def test_options_saved_before_one_existed_get_its_value_of_that_time(monkeypatch
     assert to_dict(read) == completed(saved) and completed(completed(saved)) == completed(saved)
 
 
-def test_a_saved_option_that_is_gone_is_dropped_only_at_the_value_that_the_code_still_has(monkeypatch):
-    monkeypatch.setitem(config.GONE, "model.old", "plain")
+def test_a_saved_option_that_is_unknown_is_told():
     saved = to_dict(Config())
-    assert completed({**saved, "model": {**saved["model"], "old": "plain"}}) == saved
     other = {**saved, "model": {**saved["model"], "old": "fancy"}, "new": 1}
     assert flat(completed(other))["model.old"] == "fancy" and completed(other)["new"] == 1, "so that they differ"
     with pytest.raises(UserError, match="model.old"):

@@ -8,16 +8,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from data.files import JPEG, orientation, read_bytes, read_image
+from data.files import JPEG, read_bytes, read_image
 from util.runtime.errors import UserError, reason_of, require_file
 
 MOST_PIXELS = 1 << 27    # of an image: 134 megapixels, which take some 3 GB on their way
 LEAST_SIDE = 8           # px: nothing is to be segmented in less
 LEFT_OUT = {"EPS"}       # of what Pillow reads: it would start Ghostscript on a stranger's program
 OURS = re.compile(r"\.(overlay|mask(-\d+)?)\.png$")  # what prediction writes, no images to predict
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-         8: Image.Transpose.ROTATE_90}  # by EXIF orientation: what makes the stored pixels upright
 
 
 def formats() -> list[str]:
@@ -102,9 +99,7 @@ def read(path: str | Path) -> np.ndarray:
     except Exception as error:  # Pillow raises many kinds for a damaged file
         raise UserError(f"{path}: a damaged image ({reason_of(error):.200}); fetch or save it "
                         f"again") from None
-    image = read_image(path)  # as evaluation reads JPEGs: decoders differ
-    turn = TURNS.get(orientation(path))
-    return image if turn is None else np.array(Image.fromarray(image).transpose(turn))
+    return read_image(path, upright=True)  # by the decoder of evaluation, for decoders of JPEG differ
 
 
 def _rgb(image: Image.Image, what) -> np.ndarray:

@@ -97,12 +97,7 @@ class Run:
         """Start writing TensorBoard events; those from ``step`` on that an interrupted run left are discarded."""
         if self.silent:
             return
-        before = self.folder / "events"  # where older versions wrote: TensorBoard would show a second run of that name
         with self._writing("events.out.tfevents"):
-            for file in before.glob("*"):
-                file.rename(self.folder / file.name)
-            if before.is_dir():
-                before.rmdir()
             # Not SummaryWriter: on a full disk its thread dies, and the run waits for it for ever.
             self._events = EventsWriter(str(self.folder / "events"))
         if step:

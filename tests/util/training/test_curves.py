@@ -72,12 +72,8 @@ def test_options_stand_beside_final_scores(finished_run):
     assert metrics[0] == "test/mIoU" and set(metrics) <= shown(folder)["."].keys()
 
 
-def test_a_run_of_an_older_version_goes_on_as_one_run(finished_run, tmp_path):
-    """Its events lay in a folder of their own, where TensorBoard would show another run."""
+def test_a_resumed_run_goes_on_as_one_run(finished_run, tmp_path):
     folder = Path(shutil.copytree(finished_run[0], tmp_path / "exp/shapes/esda/fold0/mine"))
-    old, = folder.glob("events.out.*")
-    (folder / "events").mkdir()
-    old.rename(folder / "events" / "events.out.tfevents.1.old")
     done = in_process("train.py", "--config", CONFIG, *finished_run[1], f"resume={folder}", f"exp={tmp_path / 'exp'}",
                       "train.epochs=2")
     assert done.returncode == 0, done.stderr

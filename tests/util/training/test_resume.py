@@ -8,7 +8,6 @@ import yaml
 from made_runs import made  # noqa: F401  (a fixture)
 from runs import complains, in_process
 
-from util import config
 from util.compare.groups import gather
 from util.compare.runs import read
 from util.config import from_command_line
@@ -25,15 +24,12 @@ def log_of(run: Path) -> str:
     return (run / "log.txt").read_text()
 
 
-def test_resume_alone_takes_the_options_of_the_run(run, monkeypatch):
+def test_resume_alone_takes_the_options_of_the_run(run):
     file = run / "config.yaml"
     options = yaml.safe_load(file.read_text())
     for named in (run, run / "checkpoints" / "last.pt"):
         cfg = from_command_line([f"resume={named}", "data.workers=2"])
         assert cfg.train.epochs == 1 and cfg.data.workers == 2 and cfg.model.clip == options["model"]["clip"]
-    monkeypatch.setitem(config.GONE, "model.old", "plain")
-    file.write_text(yaml.safe_dump({**options, "model": {**options["model"], "old": "plain"}}))
-    assert from_command_line([f"resume={run}"]).train.epochs == 1, "options of an older version"
 
 
 @pytest.mark.parametrize("arguments, named", [
