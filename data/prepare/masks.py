@@ -7,11 +7,11 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from data.prepare.archives import REMEDY, clear_leftovers
 from util.run.atomic import write_bytes_atomically
+from util.runtime.png import encode_png
 from util.runtime.progress import progress
 from util.runtime.workers import cores, map_in_processes
 
@@ -66,5 +66,4 @@ def made_here(target: Path) -> bool:
 
 def _write(draw, job: tuple[Path, object, str]) -> None:
     target, what, digest = job
-    png = cv2.imencode(".png", draw(what))[1].tobytes()
-    write_bytes_atomically(target, _marked(png, digest), REMEDY, durable=False)
+    write_bytes_atomically(target, _marked(encode_png(draw(what)), digest), REMEDY, durable=False)

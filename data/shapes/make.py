@@ -19,8 +19,9 @@ from data.shapes.scene import Style, scene
 from data.shapes.silhouettes import NAMES
 from util import config as configuration
 from util.options import option
-from util.run.atomic import write_bytes_atomically
+from util.run.atomic import remove_leftovers, write_bytes_atomically
 from util.runtime.errors import UserError, run_main
+from util.runtime.png import encode_png
 from util.runtime.workers import cores, map_in_processes
 
 CONFIG = configuration.ROOT / "config" / "shapes" / "data.yaml"
@@ -70,15 +71,10 @@ def paths(name: str) -> tuple[str, str]:
 
 def _write(cfg: ShapesData, names: list[str], job: tuple[str, int, int]) -> None:
     name, seed, index = job
-    image_path, mask_path = (Path(cfg.root) / path for path in paths(name))
     image, mask, _ = scene(names, range(1, len(names) + 1), seed, index, cfg.style)
     jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, cfg.jpeg_quality])[1]
-    try:
-        image_path.write_bytes(jpeg.tobytes())
-        mask_path.write_bytes(cv2.imencode(".png", mask)[1].tobytes())
-    except OSError as error:
-        raise UserError(f"{image_path}: could not be written ({error.strerror}); free some space and start again") \
-            from None
+    for path, data in zip(paths(name), (jpeg.tobytes(), encode_png(mask))):
+        write_bytes_atomically(Path(cfg.root) / path, data, "free some space and start again", durable=False)
 
 
 def make(cfg: ShapesData) -> bool:
@@ -94,11 +90,7 @@ def make(cfg: ShapesData) -> bool:
         raise UserError(f"root={cfg.root}: empty, or holds another data set, whose lists would be lost; give another "
                         f"folder")
     write_bytes_atomically(stamp, b"unfinished", "give another folder with root=")
-    try:
-        for folder in ("JPEGImages", "SegmentationClassAug", "lists"):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{root}: could not be written to ({error.strerror}); give another folder with root=") from None
+    remove_leftovers(root)
     jobs = {"train": [(f"train_{i:06d}", cfg.seed, i) for i in range(cfg.train)],
             "val": [(f"val_{i:06d}", cfg.seed + 1, i) for i in range(cfg.val)]}
     every = jobs["train"] + jobs["val"]

@@ -1,5 +1,6 @@
 """The files of results: their names, whether they are there already, and writing them whole or not at all."""
 import io
+import itertools
 import json
 import os
 from pathlib import Path
@@ -31,23 +32,23 @@ class Outputs:
 
     def place(self, image: Path) -> tuple[Path, str]:
         """OUT/NAME of an image, and what is there: "new", "done", or "other" for results made with other options."""
-        number, taken, name = 1, set(self._given.values()), image.stem
+        taken, name = set(self._given.values()), image.stem
         if len(os.fsencode(name)) > LONGEST:
             name = os.fsencode(name)[:LONGEST].decode(errors="ignore")
-        while True:
+        for number in itertools.count(1):
             stem = self.folder / (name if number == 1 else f"{name}-{number}")
-            if stem not in taken:
-                about = _read_json(_with(stem, ".json"))
-                if about is not None and about.get("image", {}).get("file") == str(image.resolve()):
-                    done = about.get("made_from") == self._made_from(image) and all(
-                        (self.folder / name).is_file() for name in about.get("files", ()))
-                    break
-                if not any(os.path.lexists(_with(stem, suffix)) for suffix in SUFFIXES):
-                    done = None
-                    break
-            number += 1
+            if stem in taken:
+                continue
+            about = _read_json(_with(stem, ".json"))
+            if about is not None and about["image"].get("file") == str(image.resolve()):
+                whole = all((self.folder / file).is_file() for file in about.get("files", ()))
+                state = "done" if whole and about.get("made_from") == self._made_from(image) else "other"
+                break
+            if not any(os.path.lexists(_with(stem, suffix)) for suffix in SUFFIXES):
+                state = "new"
+                break
         self._given[image] = stem
-        return stem, {True: "done", False: "other", None: "new"}[done]
+        return stem, state
 
     def write(self, image: Path, result: Result) -> Path:
         """Write the files of one image and return the overlay's path. Raises UserError where that is not possible."""

@@ -21,17 +21,17 @@ from data.transform import FITS
 from model.build import build_model, embed_classes, embed_names, tokenizer
 from model.clip.text_encoder import TextEmbedding
 from model.clip.weights import fingerprint_of, read_clip
-from util.config import BASE, ROOT, Config, from_dict, load, to_dict
+from util.config import Config
 from util.evaluation.generalised import NAMES_AT_ONCE_IN_BF16
 from util.evaluation.predict import at_once, presence, require_finite, windows
 from util.evaluation.views import zoomed
 from util.predict.images import as_image
 from util.predict.names import checked_names
+from util.predict.options import options_of
 from util.predict.result import Result
 from util.predict.shipped import SHIPPED
-from util.results.origin import RELEASED
 from util.run import checkpoint
-from util.run.weights import TrainedWeights, read_weights
+from util.run.weights import read_weights
 from util.runtime.device import autocast, pick_device, place, set_tf32
 from util.runtime.errors import UserError
 
@@ -42,8 +42,11 @@ UNCALIBRATED = 0.5          # the threshold of a checkpoint that holds none: as 
 
 class Encoded(NamedTuple):
     """B images of one window, as the network has seen them before it is given names."""
-    images: Tensor      # (B, 3, height, width) uint8, on the device
-    shared: object      # of the model's before_names
+    places: list[int]               # among the images that were given
+    images: list[np.ndarray]        # each (H, W, 3) uint8 RGB, as it was given
+    valid: list[tuple[int, int]]    # the (height, width) of the input that each fills
+    inputs: Tensor                  # (B, 3, height, width) uint8, on the device
+    shared: object                  # of the model's before_names
 
 
 class Segmenter:
@@ -68,7 +71,7 @@ class Segmenter:
         self.about = about or {}
         self.fit, self.autocast = FITS[cfg.eval.fit], autocast(device, cfg.precision)
         self._text: tuple[tuple[str, ...], TextEmbedding | None] = ((), None)
-        self._image: tuple[np.ndarray, Encoded, tuple[int, int]] | None = None
+        self._image: list[Encoded] = []     # that of set_image
 
     @classmethod
     def load(cls, weights: str | Path | None = None, *, model: str | None = None, clip: str | Path | None = None,
@@ -87,7 +90,7 @@ class Segmenter:
         if model and weights:
             raise UserError(f"weights {weights} and the model {model}, which has none of its own; give one of the two")
         read = None if model else read_weights(str(weights or SHIPPED), "give a checkpoint with --weights")
-        cfg = _options(read, model, clip, size, device, precision)
+        cfg = options_of(read, model, clip, size, device, precision)
         on = pick_device(cfg.device)
         set_tf32(on, cfg.precision)
         known = read and read.clip or read_clip(cfg.model.clip)
@@ -120,36 +123,20 @@ class Segmenter:
 
     def set_image(self, image) -> None:
         """Take an image through the part of the network that no name enters, for ``predict``."""
-        image = as_image(image)
-        [([_], encoded)], [valid] = self._encode([image])
-        self._image = image, encoded, valid
+        self._image = self._encode([as_image(image)])
 
     def predict(self, names: str | Iterable[str], *, others: str | Iterable[str] = (), threshold: float | None = None,
                 separate: bool = False, zoom: bool = False) -> Result:
         """Find ``names`` in the image that was set; arguments as of a call."""
-        if self._image is None:
+        if not self._image:
             raise UserError("there is no image yet; call set_image(image) before predict(names)")
-        image, encoded, valid = self._image
-        asked = self._asked(names, others, threshold, separate, zoom)
-        if zoom:
-            require_room_to_zoom(image, len(asked.names + asked.others))
-        [evidence], [scores] = self._evidence(encoded, asked.text, [valid])
-        return self._result(image, valid, evidence, scores, asked)
+        return self._answer(self._image, self._asked(names, others, threshold, separate, zoom))[0]
 
     def batch(self, images: Iterable, names: str | Iterable[str], *, others: str | Iterable[str] = (),
               threshold: float | None = None, separate: bool = False, zoom: bool = False) -> list[Result]:
         """Find ``names`` in each of several images; other arguments as of a call. The names are embedded once."""
         asked = self._asked(names, others, threshold, separate, zoom)
-        images = [as_image(image) for image in images]
-        for image in images if zoom else ():
-            require_room_to_zoom(image, len(asked.names + asked.others))
-        out: list[Result | None] = [None] * len(images)
-        groups, valid = self._encode(images)
-        for places, encoded in groups:
-            some = [valid[place] for place in places]
-            for k, evidence, scores in zip(places, *self._evidence(encoded, asked.text, some)):
-                out[k] = self._result(images[k], valid[k], evidence, scores, asked)
-        return out
+        return self._answer(self._encode([as_image(image) for image in images]), asked)
 
     @property
     def at_once(self) -> int:
@@ -179,8 +166,8 @@ class Segmenter:
         return self._text[1]
 
     @torch.inference_mode()
-    def _encode(self, images: list[np.ndarray]):
-        """[(places, Encoded)], images that fill the same patches together, and the valid size of each image."""
+    def _encode(self, images: list[np.ndarray]) -> list[Encoded]:
+        """Images that fill the same patches go through the network together."""
         fill = mean_colour(self.cfg.model.pixel_mean)
         fitted = [self.fit.to_input(image, self.cfg.model.size, fill) for image in images]
         pixels = torch.from_numpy(np.stack([canvas for canvas, _ in fitted])).permute(0, 3, 1, 2).contiguous()
@@ -188,25 +175,36 @@ class Segmenter:
         for places, window in windows(EvalBatch(pixels, valid, [], []), self.fit, self.model, self.device,
                                       self.autocast):
             with self.autocast:
-                groups.append((places, Encoded(window, self.model.before_names(window))))
-        return groups, valid
+                groups.append(Encoded(places, [images[place] for place in places], [valid[place] for place in places],
+                                      window, self.model.before_names(window)))
+        return groups
 
     @torch.inference_mode()
-    def _evidence(self, encoded: Encoded, text: TextEmbedding, valid: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+    def _evidence(self, encoded: Encoded, text: TextEmbedding) -> tuple[Tensor, Tensor]:
         """Of each name in each image: foreground minus background logit (B, K, height, width), and score (B, K), 0..1.
 
-        Both fp32 on the CPU. valid: the (height, width) that each image fills.
+        Both fp32 on the CPU.
         """
-        inputs = at_once(*encoded.images.shape[2:], self.device, self.autocast) or NAMES_AT_ONCE_IN_BF16
+        inputs = at_once(*encoded.inputs.shape[2:], self.device, self.autocast) or NAMES_AT_ONCE_IN_BF16
         chunk = max(1, inputs // len(encoded.images))
         with self.autocast:
-            parts, own = zip(*self.model.names_and_presence(encoded.images, text, chunk, encoded.shared))
+            parts, own = zip(*self.model.names_and_presence(encoded.inputs, text, chunk, encoded.shared))
         evidence = torch.cat(parts, dim=1).float()
         require_finite(evidence)
-        own = [None] * len(valid) if own[0] is None else torch.cat(own, dim=1)
+        own = [None] * len(encoded.images) if own[0] is None else torch.cat(own, dim=1)
         present = torch.stack([presence(one[:, :height, :width], logits)
-                               for one, (height, width), logits in zip(evidence, valid, own)])
+                               for one, (height, width), logits in zip(evidence, encoded.valid, own)])
         return evidence.cpu(), present.sigmoid().cpu()
+
+    def _answer(self, groups: list[Encoded], asked: "_Asked") -> list[Result]:
+        """The result of each image, in the order in which they were given."""
+        for image in (image for encoded in groups if asked.zoom for image in encoded.images):
+            require_room_to_zoom(image, len(asked.names + asked.others))
+        results = {}
+        for encoded in groups:
+            of_each = zip(encoded.places, encoded.images, encoded.valid, *self._evidence(encoded, asked.text))
+            results |= {place: self._result(*parts, asked) for place, *parts in of_each}
+        return [results[place] for place in range(len(results))]
 
     def _result(self, image: np.ndarray, valid: tuple[int, int], evidence: Tensor, scores: Tensor,
                 asked: "_Asked") -> Result:
@@ -224,9 +222,9 @@ class Segmenter:
         """The evidence (H, W) of one row of ``text`` in each image (H, W, 3)."""
         found = []
         for image, name in zip(images, names):
-            [(_, encoded)], [valid] = self._encode([image])
-            evidence, _ = self._evidence(encoded, text[torch.tensor([name])], [valid])
-            found.append(self.fit.to_original(evidence[0, 0], valid, image.shape[:2]))
+            [encoded] = self._encode([image])
+            evidence, _ = self._evidence(encoded, text[torch.tensor([name])])
+            found.append(self.fit.to_original(evidence[0, 0], encoded.valid[0], image.shape[:2]))
         return found
 
 
@@ -249,23 +247,3 @@ class _Asked(NamedTuple):
     separate: bool
     zoom: bool
     text: TextEmbedding
-
-
-def _options(read: TrainedWeights | None, model: str | None, clip, size, device: str, precision: str | None) -> Config:
-    """Those of the checkpoint's run, or the defaults for a model without training, with what the user wants else."""
-    if read is None:
-        values = to_dict(load(Config, BASE, [f"model.kind={model}", "eval.fit=cut"]))
-    elif read.saved["config"] is None:  # a released checkpoint has none
-        values = to_dict(load(Config, RELEASED))
-    else:
-        values = to_dict(from_dict(Config, read.saved["config"], f"{read.file}: its options", strict=False))
-    values |= {"device": device, "compile": False, "precision": precision or values["precision"]}
-    values["model"]["clip"] = str(clip or _from_root(values["model"]["clip"]))
-    values["model"]["size"] = values["model"]["size"] if size is None else size
-    values["data"]["classes"] = _from_root(values["data"]["classes"])
-    return from_dict(Config, values, "what was asked for")
-
-
-def _from_root(path: str) -> str:
-    """A path of a config, which is written as seen from the project's own folder."""
-    return path if Path(path).exists() else str(ROOT / path)
