@@ -107,7 +107,7 @@ class TrainBatches(Sampler):
 class EvalDataset(Dataset):
     """The samples of a protocol: images fitted to the network's input, masks at their own size.
 
-    originals: whether the images are handed over as they were read, too.
+    originals: whether a batch also holds the images as they were read.
     """
 
     def __init__(self, root: str, index: Index, samples: list[Sample], classes: int, size: int, fill,

@@ -1,4 +1,4 @@
-"""Text files, lists, images and masks from the disk. Each of them that is wrong ends in one line that says so."""
+"""Text files, lists, images and masks from the disk. For a bad one, one line says what is wrong with it."""
 import codecs
 import io
 import os
@@ -137,7 +137,7 @@ def write_lists(root: Path, parts: dict[str, list[tuple[str, str]]]) -> None:
 
 
 def overlap(train: list[tuple[str, str]], val: list[tuple[str, str]]) -> str:
-    """What two lists have in common, in words; "" where that is nothing."""
+    """What two lists have in common, in words; "" where there is nothing."""
     for what, place in (("images", 0), ("masks", 1)):
         both = {posixpath.normpath(pair[place]) for pair in train} & {posixpath.normpath(pair[place]) for pair in val}
         if both:

@@ -1,4 +1,4 @@
-"""Classes and folds: which class ids are unseen in which fold. The only place that knows.
+"""Classes and folds: which class ids are unseen in which fold. Only this file decides that.
 
     python -m data.folds --config FILE [key=value ...]      the numbers of the data set's folds
 """
@@ -31,8 +31,8 @@ class Classes:
         folds: ``contiguous`` (fold i: the i-th quarter of the ids, PASCAL-5i), ``interleaved`` (every fourth id
         from i + 1, COCO-20i as HSNet, PFENet and BAM split it), or a list of lists of names.
         rule: another of the first two, instead of what the file says.
-        naming: ``annotation`` calls the classes of the file's ``annotation_names`` {name: name in the annotation
-            files} so; where the file has none, its names are the annotation's own.
+        naming: ``annotation`` takes the names of the annotation files. Where these differ, the file's
+            ``annotation_names`` {name: name in the annotation files} lists them.
         """
         content = _read_yaml(path)
         names, written, annotated = content["classes"], content["folds"], content.get("annotation_names", {})
@@ -101,7 +101,8 @@ def _short(value) -> str:
 
 
 def check_names(path: str | Path, names) -> None:
-    """Raise UserError unless these are 1 to 254 names, each of its own even where case does not count, as in CLIP."""
+    """Raise UserError unless these are 1 to 254 names, no two of which differ in case alone, which CLIP does not read.
+    """
     if not isinstance(names, list) or not 1 <= len(names) <= 254:
         count = f"{len(names)} classes" if isinstance(names, list) else _short(names)
         raise UserError(f"{path}: {count} where 'classes' should list 1 to 254 names (0 is background, 255 ignored)")

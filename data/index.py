@@ -36,7 +36,7 @@ class Index:
 def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: str = "") -> Index:
     """Read the index of a list, or make it.
 
-    dataset: whose data are missing where they are; errors name the command that makes them.
+    dataset: its name, from which errors tell the command that makes it.
     Raises UserError for a line that points nowhere, for a bad mask and for masks without any class.
     """
     root, remedy = Path(root), how_to_make(dataset)
@@ -82,12 +82,12 @@ def _count(root: Path, list_file: str | Path, pairs: list[tuple[str, str]], clas
 
 
 def _cache() -> Path:
-    """Where an index goes whose data folder cannot be written to."""
+    """Where an index is kept if the data's folder cannot be written to."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "esda" / "index"
 
 
 def _kept(places: list[Path], shape: tuple[int, int]) -> np.ndarray | None:
-    """The counts at the first place that has them; None where there are none. A broken file counts as none."""
+    """The counts at the first place that has them, None if none does. A broken file counts as none."""
     for place in places:
         try:
             pixels = np.load(place, allow_pickle=False)
@@ -99,7 +99,7 @@ def _kept(places: list[Path], shape: tuple[int, int]) -> np.ndarray | None:
 
 
 def _keep(pixels: np.ndarray, places: list[Path]) -> None:
-    """Write the counts to the first place that takes them. Without any, each run counts anew."""
+    """Write the counts to the first place that takes them. If none does, each run counts again."""
     buffer = io.BytesIO()
     np.save(buffer, pixels)
     for place in places:

@@ -92,7 +92,7 @@ class Loader:
             raise
 
     def _start(self) -> Iterator:
-        try:  # first as many queues as torch makes: torch leaves half-made things behind, which complain at the exit
+        try:  # as many queues as torch will make, first: where it fails, half-made things complain at the exit
             [multiprocessing.Queue() for _ in range(self._loader.num_workers and self._loader.num_workers + 2)]
             batches = iter(self._loader)
         except (OSError, RuntimeError) as error:

@@ -36,9 +36,10 @@ TRAINED_ON = {  # what results say of data.train_classes
 
 @dataclass(frozen=True)
 class TrainImages:
-    """The images a fold trains on, and of each the classes that may be drawn in it and those that it does not show.
+    """The images that a fold trains on: the lines of the list.
 
-    ignored: the classes whose pixels are ignored.
+    classes: of each image, those that may be drawn. absent: those that it does not show. ignored: the classes whose
+    pixels are ignored in all of them.
     """
     rows: list[int]
     classes: list[tuple[int, ...]]

@@ -195,7 +195,7 @@ class Train:
     clip_grad: float = option(0.0, "largest gradient norm; 0: unlimited, as published", least=0, most=1e6)
     text_noise: float = option(
         0.0, "Gaussian noise on the text that the interactor reads in training, as a share of its length; not "
-        "published: keeps few seen names from being learned by heart (README, what Shapes-5i shows)", least=0, most=1e6)
+        "published: keeps few seen names from being learned by heart (docs/shapes.md)", least=0, most=1e6)
     absent_names: float = option(
         0.0, "share of the training samples that ask for a seen class which the image does not show, target empty "
         "(CLIPSeg, Lueddecke 2022); 0 as published", least=0, most=1)
@@ -230,7 +230,7 @@ class Eval:
                          least=0, most=2**31 - 1)
     presence: float = option(
         1.0, "generalised: weight of CLIP's verdict on what was found under a name; 1 was best of 0, 0.5, 1, 2 "
-        "(README)", least=0, most=1e6)
+        "(docs/protocols.md)", least=0, most=1e6)
     chunk: int = option(0, "generalised: names at once; 0: as many as memory allows", least=0, most=65_536,
                         numbers=False)
     batch_size: int = option(8, "images that the loader hands over at once; on a CPU in fp32 fewer may be computed at "

@@ -5,7 +5,7 @@
 
 DIR/images holds the images. DIR/masks/NAME.png is written for each that is annotated, and DIR/classes.yaml where there
 is none: it decides which class has which id. ``python -m data.lists DIR`` makes the lists then; or --list makes one of
-exactly the images annotated here, as for a JSON of its own for training and for testing.
+exactly the images annotated here, for data with one JSON for training and another for testing.
 
 COCO: polygons and run-length codes are painted in the file's order, crowds as ignored (255) below all instances.
 Colours: FILE.yaml says what each colour is, a class's name, ``background`` or ``ignored``:
@@ -40,9 +40,9 @@ NO_CLASS = {"background": 0, "ignored": IGNORE}
 
 
 def ids_of(root: Path, names: list[str], file: Path) -> dict[str, int]:
-    """{name: class id} as ROOT/classes.yaml has it, which is written in the order of ``names`` where there is none.
+    """{name: class id} by ROOT/classes.yaml. Where there is none, it is written in the order of ``names``.
 
-    Raises UserError for a name that it lacks and for names that cannot be.
+    Raises UserError for a name that the file lacks, and for names that no class can have.
     """
     listed = root / "classes.yaml"
     if not listed.is_file():
@@ -97,7 +97,7 @@ def from_colours(root: Path, file: Path, folder: str) -> list[tuple[str, str]]:
 
 
 def _make(root: Path, masks: dict[str, str], paint, source, rule: str, what: dict[str, object]) -> None:
-    """Write every mask, after a look at what is there: a file that somebody else made is not overwritten."""
+    """Write every mask. Raises UserError before the first one if another file than data.prepare's is in its place."""
     for mask in masks.values():
         if (root / mask).exists() and not made_here(root / mask):
             raise UserError(f"{root / mask}: is there, and data.prepare did not make it; move that folder elsewhere")

@@ -117,7 +117,7 @@ class Tar(Archive):
                 write_changed(wanted[name], tar.extractfile(member).read(), REMEDY, durable=False)
 
     def _members(self, tar: Iterable[tarfile.TarInfo]) -> Iterator[tuple[str, tarfile.TarInfo]]:
-        """The files below the prefix, and their names there; links and devices are none of the official archives'."""
+        """The files below the prefix, and their names there. The official archives hold no links and no devices."""
         for member in tar:
             name = member.name.removeprefix("./")
             if member.isfile() and name.startswith(self.prefix):
@@ -151,7 +151,7 @@ def _unzip(path: Path, prefix: str, pairs: list[tuple[str, Path]]) -> None:
 def locate(piece: Piece, sources: list[Path], out: Path) -> Path | None:
     """Where ``piece`` lies below the sources: its unpacked folder, else the archive itself, else None.
 
-    out: what is being made there is no source, being perhaps half-made, unless it is named as one itself.
+    out: where the set is made. What lies there may be half-made, so it is no source unless it is itself named as one.
     """
     archive = None
     for source in sources:
@@ -167,7 +167,7 @@ def locate(piece: Piece, sources: list[Path], out: Path) -> Path | None:
 def open_piece(piece: Piece, path: Path, official: bool) -> Archive:
     """Open what :func:`locate` found.
 
-    official: refuse an archive that has not the published size or hash. Raises UserError for that, for a broken
+    official: reject an archive of another size or hash than the published one. Raises UserError for that, for a broken
     archive and for one without the expected members.
     """
     if path.is_dir():
@@ -200,7 +200,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def _walk(source: Path, out: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Like os.walk, DEPTH folders deep, in the order of the names, around ``out``."""
+    """Like os.walk, DEPTH folders deep, in the order of the names, but not into ``out``."""
     top, out = len(source.parts), out.resolve()
     for folder, folders, files in os.walk(source, followlinks=True):
         folders[:] = sorted(name for name in folders if (Path(folder) / name).resolve() != out)

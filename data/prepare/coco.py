@@ -34,7 +34,7 @@ PIECES = (_images_piece("train2014", 13_510_573_713), _images_piece("val2014", 6
 OPTIONS = {"masks": ("published", "pycocotools"),       # the first is the default
            "overlap": ("larger_first", "file_order"), "crowd": ("ignore", "class")}     # of pycocotools' masks
 JSON_LIMIT = 1 << 32    # bytes; the official training annotations have 332 MB
-OUTSIDE = 0.1           # how far a corner may lie outside its image, in longer sides: beyond, it is another image's
+OUTSIDE = 0.1           # of the longer side: a corner farther outside its image belongs to another image
 PIP = "python -m pip install 'pycocotools>=2.0.8,<3'"
 
 
@@ -95,7 +95,7 @@ def prepare(root: Path, archives: list[Archive], options: dict[str, str]) -> Non
 
 
 def source_of(image: Annotated) -> bytes:
-    """All that a mask follows from."""
+    """Everything that a mask is made from."""
     return json.dumps([image.height, image.width, image.instances]).encode()
 
 
@@ -105,8 +105,8 @@ def read_instances(file: Path, ranks: Callable[[list[dict]], dict[int, int]] | N
     """{file name: Annotated} of an instances JSON, in its order.
 
     A class is the rank of its category's id, so that ids with gaps become 1..80; ranks: makes {category id: class} of
-    other categories than COCO's own. folders: names may say a folder, which is passed over.
-    Raises UserError by ``complaint`` for a file of another kind and for one whose parts contradict each other.
+    other categories than COCO's own. folders: names may hold a folder, which is ignored.
+    Raises UserError, worded by ``complaint``, for a file of another kind and for one whose parts contradict each other.
     """
     try:
         content = json.loads(read_bytes(file, limit=JSON_LIMIT))

@@ -46,14 +46,14 @@ def make_masks(draw: Callable[[object], np.ndarray], source: Callable[[object], 
 
 
 def _marked(png: bytes, digest: str) -> bytes:
-    """``png`` with a tEXt chunk of ``digest`` and its own hash; readers pass over it (PNG specification, 11.3.4.3)."""
+    """``png`` with a tEXt chunk of ``digest`` and its own hash, which readers ignore (PNG specification, 11.3.4.3)."""
     body = b"tEXt" + KEY + f"{digest} {hashlib.sha256(png).hexdigest()}".encode()
     return b"".join((png[:HEADER], struct.pack(">I", len(body) - 4), body, struct.pack(">I", zlib.crc32(body)),
                      png[HEADER:]))
 
 
 def _made_from(target: Path, digest: str) -> bool:
-    """Whether ``target`` is as it was written, and made from what ``digest`` is of."""
+    """Whether ``target`` is as it was written, and was made from what ``digest`` is the hash of."""
     data = target.read_bytes() if target.is_file() else b""
     return data == _marked(data[:HEADER] + data[HEADER + CHUNK:], digest)
 

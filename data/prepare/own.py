@@ -3,7 +3,7 @@
     python -m data.lists DIR [--images images] [--masks masks] [--val 0.2]
 
 Pairs files of the same name (DIR/images/a.jpg with DIR/masks/a.png) and writes DIR/lists/{train,val}.txt. Whether an
-image is held out follows from its name alone, so that more images leave the earlier ones where they were.
+image is held out follows from its name alone, so that adding images moves none of the earlier ones.
 """
 import hashlib
 import unicodedata
@@ -17,7 +17,7 @@ STEPS = 1 << 32
 
 
 def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
-    """(image, mask) paths below ``root`` in the order of their names. Raises UserError for what has no partner."""
+    """(image, mask) paths below ``root`` in the order of their names. Raises UserError for a file without a partner."""
     found = []
     for folder, kinds in ((images, IMAGES), (masks, {".png"})):
         if not (root / folder).is_dir():

@@ -16,7 +16,7 @@ VOC = Piece(
     Remote("https://thor.robots.ox.ac.uk/pascal/VOC/voc2012/VOCtrainval_11-May-2012.tar", 1_999_639_040,
            "md5:6cd6e144f989b92b3379bac3b3de84fd"),
     "VOCdevkit/VOC2012/", ("SegmentationClass", "ImageSets/Segmentation/train.txt",
-                           "JPEGImages/2011_*.jpg"),    # no mask is of an image 2012_*, and trimmed copies have none
+                           "JPEGImages/2011_*.jpg"),    # no mask is of an image 2012_*; trimmed copies leave those out
     r"VOC(200\d|201[01])")                              # the years before, often unpacked beside it
 SBD = Piece(
     Remote("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
@@ -48,7 +48,7 @@ def require(options: dict[str, str]) -> None:
 def prepare(root: Path, archives: list[Archive], options: dict[str, str]) -> None:
     """Images, masks and lists of PASCAL-5i under ``root``. Raises UserError for a file that is missing or wrong.
 
-    Where both have an image, VOC's mask stands. SBD's masks have no ignored pixels, VOC's have a border of 255.
+    Where both have an image, VOC's mask is taken. SBD's masks have no ignored pixels, VOC's have a border of 255.
     """
     voc, sbd = archives
     wanted = [n for n in voc.sizes if n.startswith(("SegmentationClass/", "ImageSets/Segmentation/"))

@@ -49,7 +49,7 @@ class Fold(NamedTuple):
 
 
 def fold_of(train: Index, val: Index, classes: Classes, fold: int, cfg: Config) -> Fold:
-    """An empty fold is no error here, but a count of 0."""
+    """What fold ``fold`` consists of. An empty one is no error here."""
     try:
         rows = train_images(train, classes, fold, cfg.data.min_pixels, cfg.data.train_classes).rows
     except UserError:
@@ -150,7 +150,7 @@ def image_id(path: str) -> int:
 
 
 def coco_figures(cfg: Config, train: Index, val: Index, folds: list[Fold], outlined: int) -> list[Figure]:
-    """Where the masks were made by pycocotools, other fold lists than the published ones are no error but a note."""
+    """If pycocotools made the masks, fold lists that differ from the published ones are a note and no error."""
     try:
         rule = json.loads((Path(cfg.data.root) / STAMP).read_text())["made_with"].get("masks", "pycocotools")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -81,7 +81,7 @@ def class_rows(train: Index, val: Index, classes: Classes, min_pixels: int) -> l
 
 
 def notes(train: CheckedList, val: CheckedList, classes: Classes) -> list[str]:
-    """What is allowed and yet often a mistake."""
+    """Lines on what is allowed and yet often a mistake."""
     out = []
     turned = train.turned + val.turned
     if turned:
@@ -167,7 +167,7 @@ def verify(name: str, cfg: Config) -> list[str]:
 
 
 def _write(file: str, data: bytes, name: str, cfg: Config) -> Path:
-    """Beside the data, or where that cannot be, among the runs; returns the folder."""
+    """Write ``file`` beside the data, or among the runs where that is not possible. Returns the folder."""
     folders = Path(cfg.data.root) / "verify", Path(cfg.exp) / "verify" / name
     try:
         write_bytes_atomically(folders[0] / file, data)

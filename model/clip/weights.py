@@ -110,7 +110,8 @@ def vision_heads(width: int) -> int:
 
 def vision_sizes(state: dict[str, Tensor], prefix: str = "") -> tuple[int, ...]:
     """What the tensors of an image encoder tell: side in px at which it was trained, patch in px, width, blocks, heads
-    and joint width D. prefix: what stands before their names."""
+    and joint width D. prefix: what stands before their names.
+    """
     width, _, patch, _ = state[f"{prefix}conv1.weight"].shape
     grid = round((len(state[f"{prefix}positional_embedding"]) - 1) ** 0.5)
     return grid * patch, patch, width, depth(state, prefix), vision_heads(width), state[f"{prefix}proj"].shape[1]

@@ -41,7 +41,7 @@ def checked_names(names: str | Iterable[str], others: str | Iterable[str] = ()) 
 
 
 def unfamiliar(names: list[str]) -> list[str]:
-    """Those without a single letter of the Latin script: CLIP's captions were English, nearly all of them."""
+    """The names in another script than the Latin one. Nearly all captions that CLIP has read were English."""
     return [name for name in names if any(c.isalpha() for c in name)
             and not any("LATIN" in unicodedata.name(c, "") for c in name if c.isalpha())]
 

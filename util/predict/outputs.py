@@ -20,8 +20,8 @@ SUFFIXES = (".overlay.png", ".mask.png", ".mask-1.png", ".probabilities.npz", ".
 class Outputs:
     """A folder of results, OUT/NAME.overlay.png, .mask.png, .json and, if asked for, .probabilities.npz.
 
-    NAME is the image's without its suffix, cut where it is very long. Where results of another image have it, or files
-    of which nobody can tell, it is NAME-2, NAME-3 and so on. The JSON is written last: it says that the rest is whole.
+    NAME is the image's without its suffix, cut where it is very long. Where it belongs to results of another image, or
+    nobody can tell whose, it is NAME-2, NAME-3 and so on. The JSON is written last: it says that the rest is whole.
 
     options: what decides the results besides the image, plain values; results made with others are made again.
     """
@@ -82,7 +82,7 @@ def require_probabilities_fit(image: Path, pixels: np.ndarray, names: int) -> No
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder and write into it for a try, before anything long begins. Raises UserError."""
+    """Make the folder and try to write into it, before anything long begins. Raises UserError."""
     remedy = "choose another folder with --out"
     try:
         folder.mkdir(parents=True, exist_ok=True)

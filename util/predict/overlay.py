@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# RGB. Okabe and Ito (Color Universal Design, 2008) without black, which the colour-blind can tell apart; numbers on the
-# regions tell apart what comes after these.
+# RGB. Those of Okabe and Ito (Color Universal Design, 2008) without black. The colour-blind can tell them apart. After
+# these, the numbers on the regions do that.
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))
 SMALLEST, LARGEST = 900, 1800   # px, of the longer side of the picture shown
 ROWS = 24                       # of the legend at most
@@ -56,9 +56,9 @@ def _resized(image: np.ndarray, size: tuple[int, int], enlarging: int) -> np.nda
 
 
 def _outline(picture: np.ndarray, mask: np.ndarray, colour, letter: int) -> tuple[int, int]:
-    """Draw a region onto the picture; the place (x, y) deepest inside it.
+    """Draw a region onto the picture. Returns the place (x, y) deepest inside it.
 
-    The white rim and the dark line outside of it show the outline on any ground.
+    A white rim and a dark line outside of it show the outline on any ground.
     """
     tinted = cv2.addWeighted(picture, 1 - TINT, np.full_like(picture, colour), TINT, 0)
     np.copyto(picture, tinted, where=mask[..., None])
@@ -134,8 +134,8 @@ def _font(size: int, name: str = ""):
 
 
 def _written(name: str, k: int, letter: int):
-    """How a legend can write a name, and the font: in the first font that has its letters, else without accents in
-    Pillow's own, else "name 3".
+    """A name as the legend can write it, and the font: the first that has its letters. If none has, the name loses its
+    accents; if that is not enough, it becomes "name 3".
     """
     for font in (_font(letter, file) for file in ("", *FONTS)):
         if font is not None and _has(font, name):

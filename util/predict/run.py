@@ -96,12 +96,11 @@ def _options(request: Request, segmenter: Segmenter) -> dict:
     threshold = segmenter.threshold if request.threshold is None else request.threshold
     about = {**segmenter.about, "checkpoint": (segmenter.about["checkpoint"] or {}).get("fingerprint")}
     return {"names": request.names, "others": request.others, "threshold": threshold, "separate": request.separate,
-            "zoom": request.zoom, "probabilities": request.probabilities,
-            "model": about}
+            "zoom": request.zoom, "probabilities": request.probabilities, "model": about}
 
 
 def _notes(request: Request, segmenter: Segmenter) -> Iterator[str]:
-    """What a user must know of the answers."""
+    """What a user must know to read the results."""
     asked = request.names + request.others
     if _shipped(request):
         yield f"without --weights this is the shipped Shapes-5i model ({SHIPPED.name}), which knows no photographs"
@@ -122,5 +121,5 @@ def _shipped(request: Request) -> bool:
 
 
 def _say(line: str, stream=None) -> None:
-    """A line above the progress bar."""
+    """Print a line above the progress bar."""
     tqdm.write(line.encode(errors="backslashreplace").decode(), file=stream or sys.stdout)

@@ -16,7 +16,7 @@ def vocabulary() -> set[str]:
 
 
 def notes_on(names: list[str]) -> list[str]:
-    """What a user must know who asks the miniature CLIP for words that it has never read."""
+    """What a user must know of words that the miniature CLIP has never read."""
     known = vocabulary()
     foreign = [name for name in names if not set(name.lower().split()) <= known]
     if not foreign:
@@ -27,5 +27,5 @@ def notes_on(names: list[str]) -> list[str]:
 
 
 def is_scene(shape: tuple[int, ...]) -> bool:
-    """Whether an image (H, W, ...) has the size of a Shapes-5i scene. One that has not is no such picture for sure."""
+    """Whether an image (H, W, ...) has the size of a Shapes-5i scene. An image of another size is certainly none."""
     return tuple(shape[:2]) == (Style().side, Style().side)

@@ -11,9 +11,8 @@ IN_A_RUN = "free some space or choose another place with exp=, then go on with r
 def write_bytes_atomically(path: str | Path, data: bytes, remedy: str = IN_A_RUN, durable: bool = True) -> None:
     """Write beside ``path`` and rename over it, so that a reader finds the old file or the new, never half of one.
 
-    durable: wait until the bytes are on the disk; without it a file is still never half-written unless the machine
-    itself goes down, and many small ones are written ten times faster.
-
+    durable: wait until the bytes are on the disk. Without it many small files are written ten times faster, and one can
+    be half-written only if the machine itself goes down.
     Raises UserError, ending in ``remedy``, where the disk is full or not writable; what was at ``path`` is untouched.
     """
     path = Path(path)

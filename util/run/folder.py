@@ -149,7 +149,7 @@ class Run:
             checkpoint.write_atomically(self.checkpoints / name, content)
 
     def close(self) -> None:
-        """Close the files. What could not be written has been told by then."""
+        """Close the files. Errors of writing have been raised by then."""
         for file in (self._events, self._log):
             with contextlib.suppress(OSError):
                 if file:

@@ -97,7 +97,7 @@ def tell(line: str) -> None:
 
 
 def _open_streams() -> None:
-    """What a script prints goes nowhere if stdout or stderr is closed, and may hold names that are not UTF-8."""
+    """Let a script print where stdout or stderr is closed, and print names that are not UTF-8."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))
@@ -127,7 +127,7 @@ def _end_of_stream(error: OSError) -> int:
 
 
 def _give_up(stream) -> None:
-    """Write what is left. Where that fails, let Python not try again when it exits."""
+    """Write what is left. Where that fails, keep Python from trying again when it exits."""
     try:
         stream.flush()
     except OSError:

@@ -108,7 +108,7 @@ class Processes:
 
 
 def _stop_without(parent: int) -> None:
-    """Stop as SIGTERM does once ``parent``, torchrun, has gone: nothing else would end this process then."""
+    """Stop as on SIGTERM once ``parent``, torchrun, has gone. Nothing else would end this process then."""
     while os.getppid() == parent:
         time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)

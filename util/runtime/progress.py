@@ -38,7 +38,7 @@ class _Lines:
 def progress(items: Iterable, label: str, total: int | None = None, initial: int = 0):
     """Iterate over ``items`` with progress on stderr; ``set_postfix(loss=...)`` adds a note.
 
-    Of several processes only the first speaks.
+    Of several processes only the first prints.
     """
     if total is None and hasattr(items, "__len__"):
         total = len(items) + initial

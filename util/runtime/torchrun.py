@@ -65,7 +65,7 @@ def _tell(failures: dict[int, ProcessFailure]) -> int:
 
 
 def _kind(failure: ProcessFailure) -> int:
-    """The better explanation is less: a user's mistake, a killed process, an error, one that torchrun has ended."""
+    """How well it explains the end, 0 best: a user's mistake, a killed process, an error, one that torchrun ended."""
     text = _recorded(failure.error_file)
     if text and "\n" not in text:
         return 0
