@@ -19,7 +19,7 @@ from runs import complains, in_process
 from util.config import ROOT
 from util.requirements import problems
 
-TOLD = 60  # s to wait for what the page should show
+TOLD = 120  # s to wait for what the page should show, or for its end
 # The server as a user starts it, but for a list of the other machines that it connects to.
 START = """
 import runpy, sys
@@ -63,7 +63,7 @@ def address(weights, tmp_path_factory, script_environment):
         assert line.startswith(f"http://127.0.0.1:{port}/"), said.read_text()
         yield line.split()[0]
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=TOLD)
         assert process.returncode == 143 and not list(own.glob("esda-page-*"))
         assert "to another machine" not in said.read_text(), said.read_text()
         # Gradio's own, of the request for a file that nobody uploaded, is the only one.
@@ -151,6 +151,14 @@ def test_an_image_and_names_give_a_mask_to_see_and_to_keep(browser, address, pic
              for entry in browser.get_log("performance")
              if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"}
     assert {host for host in hosts if host.startswith("http")} == {"http://127.0.0.1"}
+
+    before = shown.get_attribute("src")
+    find(browser, "#zoom input").click()
+    find(browser, "#segment").click()
+    find(browser, "#overlay img", lambda img: (img.get_attribute("src") or before) != before)
+    about = json.loads(downloaded(browser, "#json", "masks (1).json").read_text())  # the browser's second of that name
+    zoomed = Segmenter.load(weights, device="cpu")(picture, ["star", "red key"], zoom=True).json()
+    assert about["model"]["zoom"] and about["names"] == zoomed["names"]
 
 
 @pytest.mark.slow

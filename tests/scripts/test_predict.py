@@ -52,8 +52,8 @@ def predict(weights, tmp_path, load_once, monkeypatch):
     monkeypatch.setattr(Segmenter, "load", load_once)
 
     def run(*arguments, names=("star", "key")):
-        return in_process("predict.py", *arguments, "--names", *names, "--weights", weights, "--device", "cpu",
-                          "--out", tmp_path / "out")
+        return in_process("predict.py", "--out", tmp_path / "out", *arguments, "--names", *names, "--weights", weights,
+                          "--device", "cpu")
     return run
 
 
@@ -183,6 +183,7 @@ def test_names_that_will_not_do(predict, three, tmp_path, names, said):
     ([], "no images"), (["nowhere.png"], "nowhere.png: no such file"), (["*.gif"], "no image matches"),
     (["EMPTY"], "without images"), (["a.png", "--threshold", "1.5"], "--threshold 1.5"),
     (["a.png", "--model", "naclip"], "give one of the two"), (["a.png", "--size", "-8"], "model.size=-8"),
+    (["a.png", "--out", ""], "--out is empty"), (["a.png", ""], "image 2 is empty"),
     (["a.png", "--size", "60"], "multiple"), (["a.png", "--zoomm"], "--zoomm"),
     (["a.png", "--clip", "none.pt"], "data.prepare clip")])
 def test_arguments_that_will_not_do(predict, three, tmp_path, arguments, said, monkeypatch):

@@ -51,6 +51,8 @@ def from_command_line(arguments: list[str], description: str) -> Request:
     names, others = checked_names(given.names, given.others)
     if given.threshold is not None and not 0 <= given.threshold <= 1:
         raise UserError(f"--threshold {given.threshold} should be 0 to 1, as the scores are")
+    if not given.out.strip():
+        raise UserError("--out is empty; name a folder for the results")
     if given.weights and given.model:
         raise UserError(f"--weights {given.weights} and --model {given.model}, which has none; give one of the two")
     load = {key: getattr(given, key) for key in ("weights", "model", "clip", "size", "device", "precision")}

@@ -32,7 +32,9 @@ def find_images(arguments: list[str]) -> list[Path]:
     if not arguments:
         raise UserError("no images; give files, folders or globs before --names")
     found: dict[Path, Path] = {}
-    for argument in arguments:
+    for number, argument in enumerate(arguments, start=1):
+        if not argument.strip():  # Path("") is the current folder
+            raise UserError(f"image {number} is empty; give a file, a folder or a glob")
         path = Path(argument)
         try:
             if path.is_dir():
