@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from util.runtime.errors import UserError, shortage
-from util.runtime.workers import cause_of_end, start_worker
+from util.runtime.workers import cause_of_end, signals_wait, start_worker
 
 NO_ROOM = "take data.workers=0, or give a container more shared memory (docker run --shm-size=1g)"
 
@@ -77,7 +77,8 @@ class Loader:
 
     def __iter__(self) -> Iterator:
         try:
-            batches = self._start()
+            with signals_wait():
+                batches = self._start()
             while (batch := next(batches, None)) is not None:
                 if isinstance(batch, UserError):
                     try:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import parent_process
 
 import cv2
@@ -40,6 +40,23 @@ def start_worker(_: int = 0) -> None:
     sys.excepthook = lambda *_: None  # for a thread that hands something to a main process that has gone
 
 
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Ctrl-C and SIGTERM that come meanwhile are told at its end.
+
+    While workers are started: what the handler raises would leave half of the workers behind, and a worker has the main
+    process's handler until ``start_worker``.
+    """
+    if not hasattr(signal, "sigtimedwait"):     # on macOS a worker would keep SIGTERM waiting for ever
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_with_main(parent: int) -> None:
     main = parent_process()  # which is the parent, unless a fork server is
     while main.is_alive() and os.getppid() == parent:
@@ -68,16 +85,19 @@ def map_in_processes(function: Callable, items: Iterable, label: str, chunksize:
 
     Raises what ``function`` raises, and UserError where a worker dies. Work that has not begun is then dropped.
     """
-    items = list(items)
+    items, waiting = list(items), ExitStack()
+    waiting.enter_context(signals_wait())
     try:
         pool = ProcessPoolExecutor(max(1, min(cores(), len(items))), initializer=start_worker)
         results = pool.map(function, items, chunksize=chunksize)
     except OSError as error:
+        waiting.close()
         why = shortage(error) or f"{error.strerror}; they need memory and some room in /dev/shm (docker run --shm-size)"
         raise UserError(f"{label}: worker processes cannot start: {why}") from None
     workers = list((getattr(pool, "_processes", None) or {}).values())  # which a broken pool forgets
     with pool:
         try:
+            waiting.close()
             yield from progress(results, label, len(items))
         except BrokenProcessPool:
             pool.shutdown()

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from runs import signals_kept
 from torch.utils.data import Dataset
 
 from data.loader import Loader
 from util.runtime import workers
 from util.runtime.errors import UserError
+from util.runtime.stop import Stopped, StopRequest
 from util.runtime.workers import cause_of_end, map_in_processes
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "sigtimedwait"), reason="Linux alone tells who sent a signal")
@@ -137,6 +139,34 @@ def test_a_batch_that_cannot_be_handed_over_ends_the_run(capfd):
                                   lambda: ids(group_signals)])
 def test_a_signal_to_the_whole_group_leaves_the_decision_to_the_main_process(work):
     assert work() == list(range(8))
+
+
+amid_fork = []  # signals that a new process gets before it does anything
+os.register_at_fork(after_in_child=lambda: [os.kill(os.getpid(), number) for number in amid_fork])
+
+
+@pytest.mark.parametrize("work", [lambda: list(map_in_processes(int, range(8), "making", chunksize=1)),
+                                  lambda: ids(lambda i: None)])
+def test_a_signal_to_the_whole_group_while_workers_start_does_too(work, monkeypatch, capfd):
+    with signals_kept():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: os.write(2, b"told"))  # the main process's, which a new one has, too
+        monkeypatch.setitem(globals(), "amid_fork", [signal.SIGTERM, signal.SIGINT])
+        assert work() == list(range(8))
+    assert "told" not in capfd.readouterr().err
+
+
+def test_a_stop_while_workers_start_comes_when_they_have(monkeypatch):
+    start, started = multiprocessing.process.BaseProcess.start, []
+
+    def start_amid_a_stop(process):
+        os.kill(os.getpid(), signal.SIGTERM)
+        started.append(start(process))
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_amid_a_stop)
+    with signals_kept(), pytest.raises(Stopped):
+        StopRequest()
+        ids(lambda i: None)
+    assert len(started) == 2
 
 
 @pytest.mark.parametrize("work", [lambda: list(map_in_processes(complain, range(2), "making")),
