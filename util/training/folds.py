@@ -21,7 +21,7 @@ from util.compare.runs import read
 from util.config import Config, from_command_line
 from util.results.table import folds_table
 from util.run.folder import folder_of
-from util.runtime.errors import Parser, UserError, run_main
+from util.runtime.errors import Parser, UserError, run_main, tell
 from util.runtime.stop import Stopped, StopRequest
 from util.runtime.workers import cause_of_end, cores
 
@@ -125,7 +125,12 @@ def run_all(numbers: list[int], gpus: list[str], cfg: Config, command: list[str]
             while running or waiting and not stop.number:
                 while waiting and free and not stop.number:
                     number, gpu = waiting.pop(0), free.pop(0)
-                    running[str(number)] = start(number, gpu, cfg, command, len(gpus))
+                    try:
+                        running[str(number)] = start(number, gpu, cfg, command, len(gpus))
+                    except UserError as error:
+                        tell(f"fold {number}: {error}")
+                        ended[number] = False
+                        free.append(gpu)
                 for key, fold in list(running.items()):
                     if fold.process.poll() is None:
                         fold.show_epochs()
@@ -135,7 +140,7 @@ def run_all(numbers: list[int], gpus: list[str], cfg: Config, command: list[str]
                     ended[fold.number] = fold.end()
                 time.sleep(POLL)
         stop.check()
-    finally:  # after a second signal, or where a fold could not start
+    finally:  # after a second signal
         for fold in running.values():
             fold.process.terminate()
         for fold in running.values():

@@ -86,6 +86,15 @@ def test_a_fold_that_fails_stops_no_other(side_by_side):
     assert done.stderr.endswith("error: fold 1 failed, see above; when that is mended, start again\n")
 
 
+def test_a_fold_that_cannot_start_stops_no_other(side_by_side, tmp_path):
+    (tmp_path / "exp" / "shapes" / "esda").mkdir(parents=True)
+    (tmp_path / "exp" / "shapes" / "esda" / "fold1").write_text("a file in the way")
+    done, printed = side_by_side("0,1")
+    assert done.returncode == 2 and "fold 1: " in done.stderr and "cannot be written" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: fold 1 failed") and "mean of 3 folds of 4" in done.stdout
+    assert [bool(p) for p in printed] == [True, False, True, True]
+
+
 def test_ctrl_c_reaches_all_folds_and_starts_no_other(side_by_side, tmp_path):
     def interrupt():
         folders = [tmp_path / "exp" / "shapes" / "esda" / f"fold{k}" / "r" / "ready" for k in (0, 1)]
