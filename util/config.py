@@ -10,6 +10,7 @@ import difflib
 import math
 import textwrap
 import typing
+from contextlib import suppress
 from dataclasses import MISSING
 from pathlib import Path
 from typing import TypeVar
@@ -41,10 +42,8 @@ def load(schema: type[Schema], file: str | Path, overrides: list[str] = (), save
             raise UserError(f"{show(text)} on the command line is not of the form key=value")
         # Text is taken as it stands: YAML would read a date in 2025-01-01 and a mapping in the prompt {}.
         if _kind(schema, key) is not str and value:
-            try:
+            with suppress(ValueError):  # then it stays text, and the option's type decides
                 value = parse_yaml(value)
-            except ValueError:
-                pass  # then it stays text, and the option's type decides
         for part in reversed(key.split(".")):
             value = {part: value}
         _merge(values, value, schema, "the command line")

@@ -48,7 +48,7 @@ def prepare(name: str, root: Path, sources: list[Path], fetch: bool, any_archive
     elif any((root / file).exists() for file in ("made_with.json", "lists/train.txt")):
         raise UserError(f"{root}: holds another data set, whose lists would be lost; give another folder with --out")
     module.require(options)
-    found = _find(module.PIECES, [*sources, root / "archives"], name, fetch, root)
+    found = _find(module.PIECES, [*sources, root / "archives"], fetch, root)
     archives = [open_piece(piece, path, not any_archive) for piece, path in found]
     _stamp(stamp, made_with, False)  # a source that has changed makes masks anew, so it is not finished until the end
     module.prepare(root, archives, options)
@@ -73,7 +73,7 @@ def _said(made_with: dict[str, str]) -> str:
     return " ".join(f"{name}={value}" for name, value in made_with.items())
 
 
-def _find(pieces, sources: list[Path], name: str, fetch: bool, root: Path):
+def _find(pieces, sources: list[Path], fetch: bool, root: Path):
     """[(piece, path)], fetched if need be; where one is missing, UserError after the lines to type."""
     found = []
     for piece in pieces:

@@ -117,14 +117,9 @@ def read_instances(file: Path, ranks: Callable[[list[dict]], dict[int, int]] | N
                 raise ValueError(f"its {part} are not a list, or an empty one")
         class_of = (ranks or _ranks)(content["categories"])
         instances = defaultdict(list)
-        for a in content["annotations"]:
-            if a.get("iscrowd", 0) not in (0, 1):
-                raise ValueError(f"iscrowd is {a['iscrowd']!r:.40}")
-            for key, needed in (("category_id", class_of), ("image_id", a), ("segmentation", a)):
-                if key not in a or needed is class_of and a[key] not in class_of:
-                    odd = f"the {key} {a[key]!r:.40}, which is none of the categories" if key in a else f"no {key}"
-                    raise ValueError(f"annotation {a.get('id', '?')!s:.40} has {odd}")
-            instances[a["image_id"]].append((class_of[a["category_id"]], bool(a.get("iscrowd", 0)), a["segmentation"]))
+        for annotation in content["annotations"]:
+            instance = _instance(annotation, class_of)
+            instances[annotation["image_id"]].append(instance)
         images, stems, ids = {}, set(), set()
         for entry in content["images"]:
             name, height, width, number = (entry[key] for key in ("file_name", "height", "width", "id"))
@@ -145,6 +140,20 @@ def read_instances(file: Path, ranks: Callable[[list[dict]], dict[int, int]] | N
     except (UserError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else reason_of(error)
         raise UserError(f"{file}: {complaint.format(f'{reason:.300}')}") from None
+
+
+def _instance(annotation: dict, class_of: dict[int, int]) -> tuple[int, bool, list | dict]:
+    """An instance as in Annotated. Raises ValueError for an annotation that lacks something."""
+    which = f"annotation {annotation.get('id', '?')!s:.40} has"
+    for key in ("category_id", "image_id", "segmentation"):
+        if key not in annotation:
+            raise ValueError(f"{which} no {key}")
+    category, crowd = annotation["category_id"], annotation.get("iscrowd", 0)
+    if category not in class_of:
+        raise ValueError(f"{which} the category_id {category!r:.40}, which is none of the categories")
+    if crowd not in (0, 1):
+        raise ValueError(f"{which} the iscrowd {crowd!r:.40}, which is neither 0 nor 1")
+    return class_of[category], bool(crowd), annotation["segmentation"]
 
 
 def _ranks(categories: list[dict]) -> dict[int, int]:

@@ -22,7 +22,6 @@ SBD = Piece(
     Remote("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",
            hash="md5:82b4d87ceb2ed10f6038a1cba92111cb"),
     "benchmark_RELEASE/dataset/", ("cls/*.mat", "img", "train.txt"))
-OPTIONS = {}
 PIECES = (VOC, SBD)
 CLASSES = 20
 MASKS = "SegmentationClassAug"

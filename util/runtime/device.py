@@ -35,14 +35,14 @@ def pick_device(wish: str) -> torch.device:
 
 def autocast(device: torch.device, precision: str):
     """The autocast context of ``precision`` (fp32, tf32, bf16 or auto) on ``device``."""
-    if precision in ("fp32", "tf32") or precision == "auto" and not _fast_bf16(device):
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    if computes_in_bf16(device, precision):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def computes_in_bf16(device: torch.device, precision: str) -> bool:
     """Whether ``autocast`` of the same arguments computes in bf16."""
-    return not isinstance(autocast(device, precision), contextlib.nullcontext)
+    return precision == "bf16" or precision == "auto" and _fast_bf16(device)
 
 
 def set_tf32(device: torch.device, precision: str) -> None:

@@ -49,8 +49,8 @@ class Processes:
         """The list of which each process gives its ``share``, for everyone."""
         parts = self.gather(part)
         items = [None] * sum(map(len, parts))
-        for rank, part in enumerate(parts):
-            items[rank::self.count] = part
+        for rank, its_part in enumerate(parts):
+            items[rank::self.count] = its_part
         return items
 
     def wrap(self, model: nn.Module) -> nn.Module:
