@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.clip.text_encoder import TextEncoder
 from model.clip.weights import (
+    NOT_OF_ONE_MODEL,
     ClipWeights,
     WeightsError,
     differences,
@@ -201,6 +202,6 @@ def _described(state: dict[str | None, Tensor], where, every_block: bool = False
                          Interactor(width, heads, embed_dim, of_text[2], len(layers),
                                     text_tokens="token_proj.weight" in interactor),
                          MaskDecoder(width), [0.0] * 3, [1.0] * 3)
-    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError) as error:
+    except NOT_OF_ONE_MODEL as error:
         raise WeightsError(f"{where}: not the tensors of one ESDA: missing or odd {error}") from None
     return model.state_dict()

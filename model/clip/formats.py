@@ -111,38 +111,34 @@ def _read_torchscript(archive: zipfile.ZipFile) -> tuple[dict[str, Tensor], str 
     return state, "gelu" if "torch.gelu(" in code else "quickgelu" if "torch.sigmoid(" in code else None
 
 
+HUGGING_FACE = (  # parts of the names in its CLIPModel, and OpenAI's for them
+    ("text_model.embeddings.token_embedding.", "token_embedding."),
+    ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
+    ("text_model.encoder.layers.", "transformer.resblocks."),
+    ("text_model.final_layer_norm.", "ln_final."),
+    ("text_projection.weight", "text_projection"),
+    ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
+    ("vision_model.embeddings.patch_embedding.", "visual.conv1."),
+    ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
+    ("vision_model.pre_layrnorm.", "visual.ln_pre."),  # the misspelling is theirs
+    ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
+    ("vision_model.post_layernorm.", "visual.ln_post."),
+    ("visual_projection.weight", "visual.proj"),
+    (".layer_norm1.", ".ln_1."), (".self_attn.", ".attn."),
+    (".layer_norm2.", ".ln_2."), (".mlp.fc1.", ".mlp.c_fc."), (".mlp.fc2.", ".mlp.c_proj."))
+
+
 def from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Hugging Face's CLIPModel names to OpenAI's; what has no counterpart keeps its name, for the error."""
-    plain = {"text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-             "text_model.embeddings.position_embedding.weight": "positional_embedding",
-             "text_model.final_layer_norm": "ln_final",
-             "vision_model.embeddings.class_embedding": "visual.class_embedding",
-             "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
-             "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-             "vision_model.pre_layrnorm": "visual.ln_pre",  # the misspelling is theirs
-             "vision_model.post_layernorm": "visual.ln_post",
-             "text_projection.weight": "text_projection", "visual_projection.weight": "visual.proj"}
-    inner = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
-             "self_attn.out_proj": "attn.out_proj"}
+    """Hugging Face's CLIPModel under OpenAI's names. What has no counterpart keeps its name, for the error."""
     out, split = {}, {}
     for name, tensor in state.items():
-        layer = re.fullmatch(r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
-        stem, _, kind = name.rpartition(".")
-        if layer:
-            tower, number, part, kind = layer.groups()
-            block = f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{number}."
-            if part in inner:
-                out[f"{block}{inner[part]}.{kind}"] = tensor
-            elif part in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
-                split.setdefault(f"{block}attn.in_proj_{kind}", {})[part[10]] = tensor
-            else:
-                out[name] = tensor
-        elif name in ("text_projection.weight", "visual_projection.weight"):
-            out[plain[name]] = tensor.T.contiguous()  # theirs is a Linear, OpenAI's a matrix on the right
-        elif name in plain:
-            out[plain[name]] = tensor
-        elif stem in plain:
-            out[f"{plain[stem]}.{kind}"] = tensor
+        if name in ("text_projection.weight", "visual_projection.weight"):
+            tensor = tensor.T.contiguous()  # theirs is a Linear, OpenAI's a matrix on the right
+        for theirs, openais in HUGGING_FACE:
+            name = name.replace(theirs, openais)
+        one_of_three = re.fullmatch(r"(.+\.attn\.)([qkv])_proj\.(weight|bias)", name)  # which OpenAI has as one
+        if one_of_three:
+            split.setdefault(f"{one_of_three[1]}in_proj_{one_of_three[3]}", {})[one_of_three[2]] = tensor
         else:
             out[name] = tensor
     for name, parts in split.items():
@@ -155,9 +151,9 @@ def from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]
 
 
 def activation_beside(path: Path, size: tuple[int, int]) -> str | None:
-    """The activation that a published config beside the weights tells, if it is of ``size``, width and blocks.
+    """The activation by a published config beside the weights; None where none is of ``size``, width and blocks.
 
-    Such are Hugging Face's config.json, which leaves out what is its default, and OpenCLIP's open_clip_config.json.
+    Hugging Face's config.json, which omits what is the default, and OpenCLIP's open_clip_config.json are known.
     """
     for name in ("config.json", "open_clip_config.json"):
         try:

@@ -95,7 +95,7 @@ class Block(nn.Module):
         return self.after_heads(x, self.attn.heads_of(self.ln_1(x)), mask)
 
     def after_heads(self, x: Tensor, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The block from the q, k and v of its input x on, as ``attn.heads_of(ln_1(x))`` gives them."""
+        """The rest of the block after q, k and v of its input x, as ``attn.heads_of(ln_1(x))`` gives them."""
         x = x + self.attn.merge(attend(*qkv, mask))
         return x + self.mlp(self.ln_2(x))
 

@@ -19,6 +19,8 @@ BUFFERS = ("input_resolution", "context_length", "vocab_size")
 DERIVED = re.compile(r"(^|\.)(attn_mask|position_ids)$")  # tensors that some exports carry and the code remakes
 HEAD_WIDTH = 64  # in all of OpenAI's encoders (OpenAI CLIP, build_model) and in every text encoder of OpenCLIP
 VISION_HEADS = {1280: 16}  # ... but not in OpenCLIP's ViT-H/14, whose heads are 80 wide (open_clip, ViT-H-14.json)
+# What is raised where sizes are read off tensors that are missing or odd, and a model of these sizes is built.
+NOT_OF_ONE_MODEL = (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHOWN = 8  # names in one message
 
@@ -161,10 +163,10 @@ def build_clip(weights: ClipWeights, side: int | None = None) -> CLIP:
 
 
 def _in_half(state: dict[str, Tensor]) -> bool:
-    """Whether the blocks' matrices hold fp16 values and others do not, as OpenAI's in every format they circulate in.
+    """Whether the blocks' matrices hold fp16 values and others do not, as OpenAI's weights do in every format.
 
     OpenAI published layer norms and embeddings in fp32 (OpenAI CLIP, convert_weights). Where these hold fp16 values,
-    too, somebody rounded the whole, and that may have been anybody's CLIP.
+    too, somebody has rounded the whole, and it may be anybody's CLIP.
     """
     def rounded(tensors: list[Tensor]) -> bool:
         return all(t.dtype != torch.bfloat16 and torch.equal(t.half().to(t.dtype), t) for t in tensors)
@@ -190,7 +192,7 @@ def _check(state: dict[str, Tensor], path: Path) -> None:
             if sizes[0] < 1 or text[1] < 3:
                 raise ValueError(f"sizes: images of {sizes[0]} px and {text[1]} positions of text")
             model = CLIP(VisionTransformer(*sizes), TextEncoder(*text, sizes[-1]))
-    except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError, OverflowError, RuntimeError) as error:
+    except NOT_OF_ONE_MODEL as error:
         raise WeightsError(f"{path}: not a CLIP with a vision transformer: missing or odd {error}") from None
     expected = {name: t for name, t in model.state_dict_openai().items() if name not in BUFFERS}
     found = differences(expected, state)
