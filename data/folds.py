@@ -35,34 +35,16 @@ class Classes:
             ``annotation_names`` {name: name in the annotation files} lists them.
         """
         content = _read_yaml(path)
-        names, written, annotated = content["classes"], content["folds"], content.get("annotation_names", {})
+        names = content["classes"]
         check_names(path, names)
-        rule = written if rule == "file" else rule
-        ids = range(1, len(names) + 1)
-        if rule in ("contiguous", "interleaved"):
-            if len(names) % FOLDS:
-                raise UserError(f"{path}: {len(names)} classes do not divide into {FOLDS} folds; list the folds by "
-                                f"name")
-            size = len(names) // FOLDS
-            folds = [ids[i * size:(i + 1) * size] if rule == "contiguous" else ids[i::FOLDS] for i in range(FOLDS)]
-        elif isinstance(rule, list) and rule and all(isinstance(fold, list) and fold for fold in rule):
-            fold_of = {}
-            for number, name in ((number, name) for number, fold in enumerate(rule) for name in fold):
-                if not isinstance(name, str) or name not in names:
-                    raise UserError(f"{path}: fold {number} names {_short(name)}, which is not in 'classes'")
-                if name in fold_of:
-                    raise UserError(f"{path}: {name!r} is in fold {fold_of[name]} and in fold {number}; list it once")
-                fold_of[name] = number
-            folds = [[names.index(name) + 1 for name in fold] for fold in rule]
-        else:
-            raise UserError(f"{path}: 'folds' is {_short(rule)} and should be contiguous, interleaved or a list of "
-                            f"lists of names, none of them empty")
+        folds = _folds(path, names, content["folds"] if rule == "file" else rule)
         if naming == "annotation":
+            annotated = content.get("annotation_names", {})
             if not isinstance(annotated, dict) or not annotated.keys() <= set(names):
                 raise UserError(f"{path}: 'annotation_names' should give another name to some of 'classes'")
             names = [annotated.get(name, name) for name in names]
             check_names(path, names)
-        return Classes(names, tuple(tuple(fold) for fold in folds))
+        return Classes(names, folds)
 
     def unseen(self, fold: int) -> tuple[int, ...]:
         """Ids of the classes that fold ``fold`` holds back from training."""
@@ -77,6 +59,29 @@ class Classes:
 
     def name(self, class_id: int) -> str:
         return self.names[class_id - 1]
+
+
+def _folds(path: str | Path, names: list[str], rule) -> tuple[tuple[int, ...], ...]:
+    """The unseen ids of each fold, by one of the rules of Classes.read. Raises UserError."""
+    ids = range(1, len(names) + 1)
+    if rule in ("contiguous", "interleaved"):
+        if len(names) % FOLDS:
+            raise UserError(f"{path}: {len(names)} classes do not divide into {FOLDS} folds; list the folds by name")
+        size = len(names) // FOLDS
+        return tuple(tuple(ids[i * size:(i + 1) * size] if rule == "contiguous" else ids[i::FOLDS])
+                     for i in range(FOLDS))
+    if not (isinstance(rule, list) and rule and all(isinstance(fold, list) and fold for fold in rule)):
+        raise UserError(f"{path}: 'folds' is {_short(rule)} and should be contiguous, interleaved or a list of lists "
+                        f"of names, none of them empty")
+    fold_of: dict[str, int] = {}
+    for number, fold in enumerate(rule):
+        for name in fold:
+            if not isinstance(name, str) or name not in names:
+                raise UserError(f"{path}: fold {number} names {_short(name)}, which is not in 'classes'")
+            if name in fold_of:
+                raise UserError(f"{path}: {name!r} is in fold {fold_of[name]} and in fold {number}; list it once")
+            fold_of[name] = number
+    return tuple(tuple(names.index(name) + 1 for name in fold) for fold in rule)
 
 
 def _read_yaml(path: str | Path) -> dict:

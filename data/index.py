@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from data.files import how_to_make, read_lines, read_list, read_mask
-from util.run.atomic import write_bytes_atomically
+from util.run.atomic import write_where_possible
 from util.runtime.errors import UserError
 from util.runtime.progress import progress
 
@@ -102,9 +102,7 @@ def _keep(pixels: np.ndarray, places: list[Path]) -> None:
     """Write the counts to the first place that takes them. If none does, each run counts again."""
     buffer = io.BytesIO()
     np.save(buffer, pixels)
-    for place in places:
-        try:
-            return write_bytes_atomically(place, buffer.getvalue())
-        except UserError as error:
-            reason = error
-    print(f"the index is not kept: {reason}", file=sys.stderr, flush=True)
+    try:
+        write_where_possible(places, buffer.getvalue())
+    except UserError as error:
+        print(f"the index is not kept: {error}", file=sys.stderr, flush=True)

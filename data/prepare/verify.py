@@ -22,7 +22,7 @@ from data.index import Index, count_pixels
 from data.prepare.published import FIGURES, fold_of
 from model import IGNORE
 from util.config import Config, from_command_line
-from util.run.atomic import write_bytes_atomically
+from util.run.atomic import write_where_possible
 from util.runtime.errors import UserError, run_main
 from util.runtime.markdown import markdown_table
 from util.runtime.png import encode_png, sheet
@@ -168,13 +168,7 @@ def verify(name: str, cfg: Config) -> list[str]:
 
 def _write(file: str, data: bytes, name: str, cfg: Config) -> Path:
     """Write ``file`` beside the data, or among the runs where that is not possible. Returns the folder."""
-    folders = Path(cfg.data.root) / "verify", Path(cfg.exp) / "verify" / name
-    try:
-        write_bytes_atomically(folders[0] / file, data)
-        return folders[0]
-    except UserError:
-        write_bytes_atomically(folders[1] / file, data)
-        return folders[1]
+    return write_where_possible([Path(cfg.data.root, "verify", file), Path(cfg.exp, "verify", name, file)], data).parent
 
 
 def main() -> None:

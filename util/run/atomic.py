@@ -34,6 +34,16 @@ def write_bytes_atomically(path: str | Path, data: bytes, remedy: str = IN_A_RUN
         raise
 
 
+def write_where_possible(places: list[Path], data: bytes) -> Path:
+    """Write ``data`` to the first of ``places`` that takes it, and return that one. Raises UserError if none does."""
+    for place in places[:-1]:
+        with suppress(UserError):
+            write_bytes_atomically(place, data)
+            return place
+    write_bytes_atomically(places[-1], data)
+    return places[-1]
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes left half-written in ``folder`` and below. Nobody else may be writing there."""
     for leftover in folder.rglob(".*.part"):

@@ -103,7 +103,7 @@ def _open_streams() -> None:
             setattr(sys, name, open(os.devnull, "w"))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="surrogateescape")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as it is while a command is imported (util/__init__.py)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # as while a command is imported (util/runtime/__init__.py)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
