@@ -137,6 +137,7 @@ def read_colours(file: Path) -> dict[int, str]:
         if len(parts) != 3 or max(parts) > 255:
             raise UserError(f'{file}: {key!r:.60} is no colour; write "#ff0000" or "255, 0, 0"')
         colour = parts[0] << 16 | parts[1] << 8 | parts[2]
+        name = name.lower() if name.lower() in NO_CLASS else name  # "Background" is no class either
         if colours.setdefault(colour, name) != name:
             raise UserError(f"{file}: {_shown(colour)} is {colours[colour]!r} and {name!r}; keep one of them")
     if set(colours.values()) <= set(NO_CLASS):

@@ -128,7 +128,8 @@ def read_instances(file: Path, ranks: Callable[[list[dict]], dict[int, int]] | N
             if not all(type(v) is int and v > 0 for v in (height, width)) or height * width > MAX_PIXELS:
                 raise ValueError(f"image {name!r:.80} is {width!r:.20}x{height!r:.20}")
             if not isinstance(name, str) or "/" in name or inside(file.parent, name).stem in stems:
-                raise ValueError(f"image {name!r:.80} lies in a folder or is listed twice")
+                raise ValueError(f"image {name!r:.80} lies in a folder, is listed twice, or differs from another in "
+                                 f"its suffix alone")
             if type(number) is not int or number in ids:
                 raise ValueError(f"the id {number!r:.40} is not a whole number, or two images have it")
             stems.add(Path(name).stem)

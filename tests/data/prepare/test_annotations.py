@@ -126,7 +126,7 @@ def test_files_that_are_no_annotations(text, said, content, run, tmp_path):
     complains(run(), "--coco", "--colours")
 
 
-COLOURS = '"#000000": background\n"#ff0000": owl\n"0, 128, 255": cat\n"#c80000": owl\n"#ffffff": ignored\n'
+COLOURS = '"#000000": Background\n"#ff0000": owl\n"0, 128, 255": cat\n"#c80000": owl\n"#ffffff": ignored\n'
 
 
 @pytest.fixture
