@@ -132,17 +132,26 @@ def read_colours(file: Path) -> dict[int, str]:
         raise UserError(f"{file}: not a mapping of colours to names; {remedy}") from None
     colours: dict[int, str] = {}
     for key, name in entries:
-        parts = [int(part, 16) for part in re.findall("..", key[1:])] if re.fullmatch("#[0-9a-fA-F]{6}", key) else \
-            [int(part) for part in re.findall(r"\d+", key)] if re.fullmatch(r"\d{1,3}([, ]+\d{1,3}){2}", key) else []
-        if len(parts) != 3 or max(parts) > 255:
+        colour = _colour(key)
+        if colour is None:
             raise UserError(f'{file}: {key!r:.60} is no colour; write "#ff0000" or "255, 0, 0"')
-        colour = parts[0] << 16 | parts[1] << 8 | parts[2]
         name = name.lower() if name.lower() in NO_CLASS else name  # "Background" is no class either
         if colours.setdefault(colour, name) != name:
             raise UserError(f"{file}: {_shown(colour)} is {colours[colour]!r} and {name!r}; keep one of them")
     if set(colours.values()) <= set(NO_CLASS):
         raise UserError(f"{file}: names no class, only {', '.join(NO_CLASS)}; {remedy}")
     return colours
+
+
+def _colour(text: str) -> int | None:
+    """As a key of read_colours; None for a text that is none."""
+    if re.fullmatch("#[0-9a-fA-F]{6}", text):
+        return int(text[1:], 16)
+    if re.fullmatch(r"\d{1,3}([, ]+\d{1,3}){2}", text):
+        red, green, blue = map(int, re.findall(r"\d+", text))
+        if max(red, green, blue) < 256:
+            return red << 16 | green << 8 | blue
+    return None
 
 
 def draw_colours(table: dict[int, int], colours: str, picture: Path) -> np.ndarray:

@@ -35,25 +35,30 @@ def find_images(arguments: list[str]) -> list[Path]:
     for number, argument in enumerate(arguments, start=1):
         if not argument.strip():  # Path("") is the current folder
             raise UserError(f"image {number} is empty; give a file, a folder or a glob")
-        path = Path(argument)
         try:
-            if path.is_dir():
-                files = _images_among(path.iterdir())
-                if not files:
-                    raise UserError(f"{argument}: a folder without images; give one that holds some, or a glob such as "
-                                    f"'{argument.rstrip('/')}/**/*.jpg' for folders below it")
-            elif path.exists() or not glob.has_magic(argument):
-                files = [require_file(path, "give an image, a folder or a glob")]
-            else:
-                files = _images_among(map(Path, glob.glob(argument, recursive=True)))
-                if not files:
-                    raise UserError(f"{argument}: no image matches this glob; give an image, a folder or another glob")
+            files = _named_by(argument)
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             raise UserError(f"{argument}: cannot be looked at ({getattr(error, 'strerror', None) or error}); give an "
                             f"image, a folder or a glob") from None
         for file in files:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def _named_by(argument: str) -> list[Path]:
+    path = Path(argument)
+    if path.is_dir():
+        files = _images_among(path.iterdir())
+        missing = (f"a folder without images; give one that holds some, or a glob such as "
+                   f"'{argument.rstrip('/')}/**/*.jpg' for folders below it")
+    elif path.exists() or not glob.has_magic(argument):
+        return [require_file(path, "give an image, a folder or a glob")]
+    else:
+        files = _images_among(map(Path, glob.glob(argument, recursive=True)))
+        missing = "no image matches this glob; give an image, a folder or another glob"
+    if not files:
+        raise UserError(f"{argument}: {missing}")
+    return files
 
 
 def _images_among(paths) -> list[Path]:
