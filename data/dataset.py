@@ -84,7 +84,7 @@ class TrainBatches(Sampler):
         self.epoch, self.first = 0, 0
 
     def start(self, epoch: int, first: int = 0) -> None:
-        """Yield the batches of ``epoch`` from batch ``first`` on."""
+        """Let the next iteration yield the batches of ``epoch``, from batch ``first`` on."""
         self.epoch, self.first = epoch, first
 
     @property

@@ -229,7 +229,7 @@ def _decode(path: str | Path, data: bytes, flags: int) -> np.ndarray:
 
 
 def _palette_indices(path: str | Path, data: bytes, pixels: int) -> np.ndarray:
-    """OpenCV would give the palette's colours."""
+    """By Pillow, for OpenCV would give the palette's colours."""
     if pixels > MAX_PIXELS:
         raise UserError(f"{path}: has {pixels:,} pixels; at most 2^30 are read")
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS

@@ -144,7 +144,7 @@ def read_colours(file: Path) -> dict[int, str]:
 
 
 def _colour(text: str) -> int | None:
-    """As a key of read_colours; None for a text that is none."""
+    """A colour's number, as in read_colours; None for a text that is no colour."""
     if re.fullmatch("#[0-9a-fA-F]{6}", text):
         return int(text[1:], 16)
     if re.fullmatch(r"\d{1,3}([, ]+\d{1,3}){2}", text):

@@ -153,7 +153,7 @@ class Segmenter:
         return _Asked(names, others, float(threshold), separate, zoom, self._embed(names + others))
 
     def _embed(self, words: list[str]) -> TextEmbedding:
-        """The embeddings of the last list of words are kept."""
+        """The embeddings of ``words``. Those of the last list are kept."""
         key = tuple(words)
         if self._text[0] != key:
             longest = self.model.text_encoder.context_length

@@ -83,7 +83,7 @@ class Processes:
         return items
 
     def wait(self) -> None:
-        """Wait for all to be here."""
+        """Wait until all processes have come here."""
         self.gather(None)
 
     @contextlib.contextmanager
