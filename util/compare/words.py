@@ -157,6 +157,12 @@ def notes(table: Table, shown: pd.DataFrame) -> list[str]:
         if len(who) > 1:
             listed = "; ".join(f"{version} in {', '.join(names)}" for version, names in who.items())
             out.append(f"Not the same {what}: {listed}.")
+    if any(g.first.arch == table.baseline for g in table.groups):
+        apart = [f"{g.label(table.groups)} ({g.first.protocol})" for g, row in zip(table.groups, rows)
+                 if g.first.arch != table.baseline and "miou_minus_baseline" not in row]
+        if apart:
+            out.append(f"Not against {table.baseline}: {', '.join(apart)}, tested on other folds, samples or classes, "
+                       f"or with other eval options.")
     out += [f"[{k}] published, not run here: {p.source}{f'; {p.note}' if p.note else ''}."
             for k, p in enumerate(table.published, 1)]
     if f"against {table.baseline}" in shown:

@@ -93,6 +93,8 @@ def test_difference_from_the_baseline_is_paired_and_comes_with_its_error(made, t
     assert cells(table("plain"), "esda")["against plain"] == "+2.0 [-1.2, +5.2], n=4"
     assert "95% interval by Student's t" in markdown(table("plain"))
     assert pd.isna(found["other"]["miou_minus_baseline"]), "it was tested in another way"
+    assert "Not against plain: other (exhaustive), tested on other" in markdown(table("plain"))
+    assert "Not against" not in markdown(table(""))
     assert cells(table("plain"), "seeded")["against plain"] == "+0.0, n=0", "no pairs, no interval"
     made.folds("plain", (11, 21, 31, 37), seed=2)
     more = numbers(table("plain"))
