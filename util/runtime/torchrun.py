@@ -65,11 +65,13 @@ def _tell(failures: dict[int, ProcessFailure]) -> int:
 
 
 def _kind(failure: ProcessFailure) -> int:
-    """How well it explains the end, 0 best: a user's mistake, a killed process, an error, one that torchrun ended."""
+    """How well it explains the end, 0 best: a user's mistake, a killed process, one that stopped when torchrun told it
+    to, an error, one that torchrun ended.
+    """
     text = _recorded(failure.error_file)
     if text and "\n" not in text:
-        return 0
-    return 3 if failure.exitcode == -signal.SIGTERM else 1 if failure.exitcode < 0 else 2
+        return 2 if text.startswith("stopped") else 0
+    return 4 if failure.exitcode == -signal.SIGTERM else 1 if failure.exitcode < 0 else 3
 
 
 def _recorded(error_file: str | Path) -> str:

@@ -39,6 +39,8 @@ CASES = {
     "a mistake of all": ({0: (MISTAKE, 2), 1: (MISTAKE, 2)}, 2, "error: bad.jpg is cut short"),
     "the others are ended": ({0: (None, TERM), 1: (MISTAKE, 2)}, 2, "error: bad.jpg is cut short"),
     "told while it was ended": ({0: (None, TERM), 1: (Stopped(15, "; resume=x"), 143)}, 143, "stopped; resume=x"),
+    "killed while the other evaluates": ({0: (Stopped(15, "; resume=x"), 143), 1: (None, KILL)}, 137,
+                                         "error: rank 1 was killed by SIGKILL, as the kernel does"),
     "killed": ({0: (LOST, 1), 1: (None, KILL, 1)}, 137, "error: rank 1 was killed by SIGKILL, as the kernel does"),
     "crashed": ({0: (None, TERM), 1: (None, SEGV)}, 139, "error: rank 1 was killed by SIGSEGV; the other"),
     "killed by torchrun in the end": ({0: (None, KILL, 30), 1: (None, 3)}, 3, "error: rank 1 ended with status 3; the"),
