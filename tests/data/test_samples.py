@@ -91,19 +91,6 @@ def test_folds_may_be_listed_by_name(tmp_path):
     assert Classes.read(file).folds == ((3,), (1, 2))
 
 
-@pytest.mark.parametrize("text, words", [
-    ("classes: [a, b, a, c]\nfolds: contiguous", "twice"), ("classes: [a, b, c]\nfolds: contiguous", "do not divide"),
-    ("classes: [a, b]\nfolds: [[a], [z]]", "'z'"), ("classes: [a, b, c, d]\nfolds: random", "random"),
-    ("classes: [a, b]", "folds"), ("folds: contiguous", "classes"), ("classes: [a", "classes"),
-    ("classes: []\nfolds: contiguous", "0 classes"), ("classes: [\xe9t\xe9]", "classes")])
-def test_a_wrong_classes_file_is_named(tmp_path, text, words):
-    file = tmp_path / "classes.yaml"
-    file.write_bytes(text.encode("latin-1"))  # as YAML wants it, where there are no accents
-    with pytest.raises(UserError) as caught:
-        Classes.read(file)
-    assert str(file) in str(caught.value) and words in str(caught.value)
-
-
 def test_the_published_pascal_lists_are_whole_and_disjoint():
     train, val = (read_list(ROOT / f"lists/pascal/{part}.txt") for part in ("train", "val"))
     assert (len(train), len(val)) == (5953, 1449)
@@ -173,13 +160,6 @@ def test_exhaustive_yields_each_image_and_present_class_once_in_order(name):
     samples = exhaustive(index, unseen, PRESENT)
     expected = [Sample(row, c) for row in range(len(index.pixels)) for c in unseen if index.pixels[row, c] >= PRESENT]
     assert samples == expected and expected
-
-
-def test_exhaustive_counts_2048_pixels_but_not_2047():
-    pixels = np.zeros((2, 21), int)
-    pixels[0, [1, 2]] = 2047, 2048
-    pixels[1, [1, 6]] = 2048, 9000
-    assert exhaustive(index_of(pixels), (1, 2, 3), PRESENT) == [Sample(0, 2), Sample(1, 1)]
 
 
 def test_episodic_goes_round_the_list_in_order():

@@ -46,22 +46,16 @@ def off(colour, image) -> np.ndarray:
 # Training
 
 @pytest.mark.parametrize("height, width", SIZES)
-def test_augment_gives_one_size_and_keeps_the_types(height, width):
+@pytest.mark.parametrize("scale", [DEFAULTS["scale"], [1.0, 1.0]])
+def test_augment_gives_one_size_keeps_the_types_and_leaves_its_input_alone(height, width, scale):
     image, mask = scene(height, width)
     mask[-2:] = IGNORE
+    before = image.copy(), mask.copy()
     for seed in range(20):
-        out, labels = augment(image, mask, 3, 64, FILL, options(), np.random.default_rng(seed))
+        out, labels = augment(image, mask, 3, 64, FILL, options(scale=scale), np.random.default_rng(seed))
         assert out.shape == (64, 64, 3) and labels.shape == (64, 64)
         assert out.dtype == labels.dtype == np.uint8
         assert set(np.unique(labels)) <= set(np.unique(mask)) | {IGNORE}
-
-
-@pytest.mark.parametrize("height, width", SIZES)
-def test_augment_leaves_its_input_alone(height, width):
-    image, mask = scene(height, width)
-    before = image.copy(), mask.copy()
-    for seed in range(20):
-        out, labels = augment(image, mask, 3, 64, FILL, options(scale=[1.0, 1.0]), np.random.default_rng(seed))
         out, labels = np.ascontiguousarray(out), np.ascontiguousarray(labels)
         out[:], labels[:] = 0, 0
     assert np.array_equal(image, before[0]) and np.array_equal(mask, before[1])

@@ -1,45 +1,11 @@
 """CLIP in plain torch, under OpenAI's names: what ours is compared with."""
-from collections import OrderedDict
-
 import torch
+from released_reference import Stack
 from torch import nn
 
 from model.clip.clip import CLIP
 from model.clip.text_encoder import TextEncoder
 from model.clip.vision_transformer import VisionTransformer
-
-
-class QuickGELU(nn.Module):
-    def forward(self, x):
-        return x * torch.sigmoid(1.702 * x)
-
-
-class ReferenceBlock(nn.Module):
-    def __init__(self, width, heads):
-        super().__init__()
-        self.attn = nn.MultiheadAttention(width, heads)
-        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.mlp = nn.Sequential(OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(),
-                                             c_proj=nn.Linear(4 * width, width)))
-
-    def forward(self, x, mask):
-        y = self.ln_1(x)
-        x = x + self.attn(y, y, y, need_weights=False, attn_mask=mask)[0]
-        return x + self.mlp(self.ln_2(x))
-
-
-class ReferenceTransformer(nn.Module):
-    """OpenAI's order of axes within: (length, batch, width)."""
-
-    def __init__(self, width, layers, heads):
-        super().__init__()
-        self.resblocks = nn.ModuleList(ReferenceBlock(width, heads) for _ in range(layers))
-
-    def forward(self, x, mask=None):
-        x = x.permute(1, 0, 2)
-        for block in self.resblocks:
-            x = block(x, mask)
-        return x.permute(1, 0, 2)
 
 
 class ReferenceVision(nn.Module):
@@ -49,7 +15,7 @@ class ReferenceVision(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(width))
         self.positional_embedding = nn.Parameter(torch.empty((side // patch) ** 2 + 1, width))
         self.ln_pre, self.ln_post = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.transformer = ReferenceTransformer(width, layers, heads)
+        self.transformer = Stack(width, layers, heads)
         self.proj = nn.Parameter(torch.empty(width, embed_dim))
 
     def forward(self, images):
@@ -71,7 +37,7 @@ class ReferenceCLIP(nn.Module):
         self.visual = ReferenceVision(visual.side, visual.patch, width, len(blocks), blocks[0].attn.heads, embed_dim)
         vocabulary, width = text.token_embedding.weight.shape
         blocks = text.transformer.resblocks
-        self.transformer = ReferenceTransformer(width, len(blocks), blocks[0].attn.heads)
+        self.transformer = Stack(width, len(blocks), blocks[0].attn.heads)
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.positional_embedding = nn.Parameter(torch.empty(text.context_length, width))
         self.ln_final = nn.LayerNorm(width)

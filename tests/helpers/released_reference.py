@@ -21,14 +21,14 @@ class Block(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attn = nn.MultiheadAttention(width, heads)
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(),
                                              c_proj=nn.Linear(4 * width, width)))
 
     def forward(self, x, hidden=None, causal=None):
-        y = self.ln_1(x)
-        x = x + self.attn(y, y, y, key_padding_mask=hidden, attn_mask=causal, need_weights=False)[0]
+        y = self.ln_1(x).transpose(0, 1)
+        x = x + self.attn(y, y, y, key_padding_mask=hidden, attn_mask=causal, need_weights=False)[0].transpose(0, 1)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -36,6 +36,11 @@ class Stack(nn.Module):
     def __init__(self, width, layers, heads):
         super().__init__()
         self.resblocks = nn.Sequential(*[Block(width, heads) for _ in range(layers)])
+
+    def forward(self, x, causal=None):
+        for block in self.resblocks:
+            x = block(x, causal=causal)
+        return x
 
 
 class TextEncoder(nn.Module):
@@ -50,10 +55,7 @@ class TextEncoder(nn.Module):
     def forward(self, ids):
         length = ids.shape[1]
         causal = torch.full((length, length), float("-inf")).triu(1)
-        x = self.token_embedding(ids) + self.positional_embedding
-        for block in self.transformer.resblocks:
-            x = block(x, causal=causal)
-        tokens = self.ln_final(x)
+        tokens = self.ln_final(self.transformer(self.token_embedding(ids) + self.positional_embedding, causal))
         ends = [row.tolist().index(max(row.tolist())) for row in ids]
         cls = torch.stack([tokens[b, end] @ self.text_projection for b, end in enumerate(ends)])
         padding = torch.tensor([[position > end for position in range(length)] for end in ends])

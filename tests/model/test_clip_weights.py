@@ -143,10 +143,11 @@ class Evil:
         return os.system, (f"touch {self.file}",)
 
 
-def zipped(path: Path, pickled: bytes) -> None:
-    """A file that looks like a TorchScript archive, with ``pickled`` for its data."""
+def zipped(path: Path, pickled: bytes | None) -> None:
+    """A file that looks like a TorchScript archive, with ``pickled`` for its data, if any."""
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("clip/data.pkl", pickled)
+        if pickled is not None:
+            archive.writestr("clip/data.pkl", pickled)
         archive.writestr("clip/constants.pkl", pickle.dumps(()))
 
 
@@ -303,18 +304,16 @@ def test_truncated_file(write, share, clip, tmp_path):
     b"", b"PK", b"<!DOCTYPE html><html>404</html>\n", b"abcdefgh{}",
     b"weights {of CLIP}\n",  # a brace where safetensors has its first
     b"version https://git-lfs.github.com/spec/v1\noid sha256:58\nsize 350\n",
+    [1, 2], {"state_dict": 3}, {"epoch": 1}, {0: torch.zeros(2)}, torch.zeros(2), {},
 ])
 def test_file_of_another_kind(content, tmp_path):
     path = tmp_path / "clip.pt"
-    path.write_bytes(content)
-    assert "cannot be read as CLIP weights" in error_of(path)
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": 3}, {"epoch": 1}, {0: torch.zeros(2)},
-                                     torch.zeros(2), {}])
-def test_saved_object_that_is_no_state_dict(content, tmp_path):
-    torch.save(content, tmp_path / "clip.pt")
-    error_of(tmp_path / "clip.pt")
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    message = error_of(path)
+    assert "cannot be read as CLIP weights" in message or not isinstance(content, bytes)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -345,15 +344,10 @@ def test_torchscript_archive_may_name_nothing_but_tensors(function, tmp_path):
 @pytest.mark.parametrize("pickled", [b"", b"hello", pickle.dumps(3), pickle.dumps({"visual": 1}),
                                      b"\x80\x02K\x01Q.",  # a storage that is a number
                                      b"ctorch._utils\n_rebuild_tensor_v2\n)R.",  # a tensor of nothing
-                                     b"c__torch__.a\nb\n}b."])  # attributes of a class
+                                     b"c__torch__.a\nb\n}b.",  # attributes of a class
+                                     None])
 def test_torchscript_archive_of_nonsense(pickled, tmp_path):
     zipped(tmp_path / "clip.pt", pickled)
-    error_of(tmp_path / "clip.pt")
-
-
-def test_torchscript_archive_without_data(tmp_path):
-    with zipfile.ZipFile(tmp_path / "clip.pt", "w") as archive:
-        archive.writestr("clip/constants.pkl", pickle.dumps(()))
     error_of(tmp_path / "clip.pt")
 
 
@@ -377,12 +371,6 @@ def test_build_vision_resizes_the_position_embedding(clip, tmp_path):
     for name, tensor in as_trained.state_dict().items():
         assert name == "positional_embedding" or torch.equal(tensor, larger.state_dict()[name])
     assert len(weights.visual["positional_embedding"]) == 1 + 4 * 4  # the weights themselves stay as read
-
-
-def test_size_that_is_no_multiple_of_the_patch(clip, tmp_path):
-    write_plain(clip, tmp_path / "clip.pt")
-    with pytest.raises(WeightsError, match="100.*16"):
-        build_vision(read_clip(tmp_path / "clip.pt"), 100)
 
 
 @pytest.mark.skipif(not MINI_CLIP.is_file(), reason="data/shapes/mini_clip.pt has not been made yet")

@@ -81,12 +81,6 @@ def test_similarity_map_is_pulled_up_on_the_foreground_and_down_elsewhere():
     assert (s.grad[~foreground] > 0).all()
 
 
-def test_similarity_loss_by_hand():
-    # logits [1 - s, s]: at s = 1 on the foreground and 0 elsewhere every pixel costs log(1 + 1/e)
-    t = target()[1:]
-    assert similarity_loss((t == 1).float()[:, None], t).item() == pytest.approx(math.log(1 + math.exp(-1)), rel=1e-5)
-
-
 def test_ignored_pixels_count_nowhere():
     out, t = output(), target()
     ignored = (t == 255)[:, None].expand_as(out.logits)

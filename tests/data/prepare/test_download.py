@@ -122,24 +122,14 @@ def test_fresh_download_leaves_only_the_file(server, path, capsys):
     assert "SHA256 is right" in capsys.readouterr().out
 
 
-def test_resumes_from_part(server, path):
-    leave_part(path, CONTENT[:HALF])
+@pytest.mark.parametrize("left, ranges, asked", [
+    (CONTENT[:HALF], True, [f"bytes={HALF}-"]), (CONTENT, True, [f"bytes={len(CONTENT)}-"]),
+    (b"x" * HALF, False, [f"bytes={HALF}-"])], ids=["half", "all had come", "no ranges"])
+def test_a_part_is_gone_on_with_where_the_server_knows_ranges(server, path, left, ranges, asked):
+    leave_part(path, left)
+    server.ranges = ranges
     download(path, server.remote)
-    assert server.seen == [f"bytes={HALF}-"]
-    assert path.read_bytes() == CONTENT and not part_of(path).exists()
-
-
-def test_starts_over_where_the_server_knows_no_ranges(server, path):
-    leave_part(path, b"x" * HALF)
-    server.ranges = False
-    download(path, server.remote)
-    assert path.read_bytes() == CONTENT
-
-
-def test_part_that_had_all_come_is_taken(server, path):
-    leave_part(path, CONTENT)
-    download(path, server.remote)
-    assert path.read_bytes() == CONTENT and not part_of(path).exists()
+    assert path.read_bytes() == CONTENT and not part_of(path).exists() and server.seen[:1] == asked
 
 
 def test_broken_transfer_keeps_part_and_second_call_ends_it(server, path, fetch_clip, capsys):

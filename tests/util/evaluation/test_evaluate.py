@@ -97,18 +97,6 @@ def test_the_name_of_an_absent_class_finds_nothing(painted):
     assert scored(painted, samples=samples, queried_class=queried)["miou"] == 0
 
 
-def test_the_index_counts_pixels_and_is_kept(painted):
-    root, index, _ = painted
-    assert index.pixels[0].tolist() == [64 * 64 - 64 - 20 * 15 - 20 * 14, 300, 0, 280]
-    kept = list((root / "index").iterdir())
-    read_index(root, root / "list.txt", 3)
-    assert list((root / "index").iterdir()) == kept
-    mask = cv2.imread(str(root / "0_mask.png"), cv2.IMREAD_UNCHANGED)
-    mask[30:40] = 2
-    cv2.imwrite(str(root / "0_mask.png"), mask)
-    assert read_index(root, root / "list.txt", 3).pixels[0, 2] == 640  # the mask has changed, so the index has
-
-
 def test_predictions_of_the_samples_to_keep_are_returned(painted):
     samples = exhaustive(painted[1], (3,), 1)
     scores, kept, results = evaluated(painted, samples=samples, keep=samples[2:0:-1])
