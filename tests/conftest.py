@@ -1,5 +1,4 @@
 """Fixtures shared by the tests: a tiny CLIP, a tiny Shapes-5i, and the real scripts run on them."""
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import in_process
+from made_runs import made  # noqa: F401  a fixture
+from runs import ENVIRONMENT, in_process
 
 from data.shapes.make import ShapesData, make
 from model.clip.clip import CLIP
@@ -48,7 +48,7 @@ def options_for(tiny_clip) -> Callable[[Path, Path], list[str]]:
                 f"data.root={root}", f"data.train_list={root}/lists/train.txt", f"data.val_list={root}/lists/val.txt",
                 "data.min_pixels=32", "data.workers=0", f"model.clip={tiny_clip}", f"model.size={TINY_SIDE}",
                 "train.epochs=2", "train.epoch_samples=16", "train.batch_size=8", "train.warmup=0",
-                "train.log_every=1", "eval.batch_size=8", "eval.seen_samples=8", "eval.pictures=4",
+                "train.log_every=1", "eval.batch_size=8", "eval.seen_samples=8", "eval.pictures=2",
                 "eval.name_check=false"]
     return options
 
@@ -70,16 +70,10 @@ def finished_run(options_for, tiny_shapes, tmp_path_factory) -> tuple[Path, list
 
 
 @pytest.fixture(scope="session")
-def script_environment() -> dict[str, str]:
-    """The environment in which scripts run: one thread, whatever machine the tests are on."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-@pytest.fixture(scope="session")
-def run_script(script_environment) -> Callable[..., subprocess.CompletedProcess]:
+def run_script() -> Callable[..., subprocess.CompletedProcess]:
     """run_script("train.py", "--config", ...) or run_script("data.shapes.make", ...), as a user would start it."""
     def run(script: str, *arguments, timeout: float = 300, **options) -> subprocess.CompletedProcess:
         start = [script] if script.endswith(".py") else ["-m", script]
-        return subprocess.run([sys.executable, *start, *map(str, arguments)], cwd=ROOT, env=script_environment,
+        return subprocess.run([sys.executable, *start, *map(str, arguments)], cwd=ROOT, env=ENVIRONMENT,
                               capture_output=True, text=True, timeout=timeout, **options)
     return run

@@ -5,13 +5,13 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import unicodedata
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from runs import ENVIRONMENT, in_process
 
 from data.files import read_list, write_lists
 from data.prepare.own import held_out, pairs
@@ -28,19 +28,19 @@ def own(tiny_shapes, tmp_path) -> Path:
     return root
 
 
-def made(run_script, root, *options):
-    done = run_script("data.lists", root, *options)
+def made(root, *options):
+    done = in_process("data.lists", root, *options)
     assert done.returncode == 0, done.stderr
     return read_list(root / "lists/train.txt"), read_list(root / "lists/val.txt")
 
 
-def test_every_pair_is_in_one_list_and_stays_there_when_images_come(own, run_script):
-    train, val = made(run_script, own)
+def test_every_pair_is_in_one_list_and_stays_there_when_images_come(own):
+    train, val = made(own)
     assert not set(train) & set(val) and len(train + val) == 100 and 5 < len(val) < 35
     assert all(Path(i).stem == Path(m).stem and i.startswith("images/") and m.startswith("masks/") for i, m in train)
     for folder, kind in (("images", "jpg"), ("masks", "png")):
         shutil.copy(own / folder / f"val_000000.{kind}", own / folder / f"aaa_new.{kind}")
-    more_train, more_val = made(run_script, own)
+    more_train, more_val = made(own)
     assert set(train) <= set(more_train) and set(val) <= set(more_val) and len(more_train + more_val) == 101
 
 
@@ -49,33 +49,17 @@ def test_the_share_held_out_is_that_asked_for():
         assert np.mean([held_out(f"images/{i}.jpg", share) for i in range(4000)]) == pytest.approx(share, abs=0.03)
 
 
-def spoil(own, how):
-    image, mask = own / "images/train_000001.jpg", own / "masks/train_000001.png"
-    if how == "no mask":
-        mask.unlink()
-    elif how == "no image":
-        image.unlink()
-    elif how == "twice":
-        shutil.copy(image, image.with_suffix(".jpeg"))
-    elif how == "tab":
-        image.rename(image.with_name("a\tb.jpg"))
-    elif how == "backslash":
-        image.rename(image.with_name("a\\b.jpg"))
-    elif how == "no file":
-        image.unlink()
-        image.mkdir()
-    elif how == "not UTF-8":
-        image.rename(os.fsdecode(os.fsencode(image.parent) + b"/caf\xe9.jpg"))
-    else:
-        shutil.rmtree(own / "masks")
-
-
-@pytest.mark.parametrize("how, named", [
-    ("no mask", "train_000001.jpg: no mask"), ("no image", "train_000001.png: no image"), ("twice", "same name"),
-    ("tab", "rename it"), ("backslash", "rename it"), ("no file", "train_000001.png: no image"),
-    ("not UTF-8", "rename it"), ("no folder", "--masks")])
-def test_what_has_no_partner_is_named(own, how, named):
-    spoil(own, how)
+@pytest.mark.parametrize("spoil, named", [
+    (lambda image, mask: mask.unlink(), "train_000001.jpg: no mask"),
+    (lambda image, mask: image.unlink(), "train_000001.png: no image"),
+    (lambda image, mask: (image.unlink(), image.mkdir()), "train_000001.png: no image"),
+    (lambda image, mask: shutil.copy(image, image.with_suffix(".jpeg")), "same name"),
+    (lambda image, mask: image.rename(image.with_name("a\tb.jpg")), "rename it"),
+    (lambda image, mask: image.rename(image.with_name("a\\b.jpg")), "rename it"),
+    (lambda image, mask: image.rename(os.fsdecode(os.fsencode(image.parent) + b"/caf\xe9.jpg")), "rename it"),
+    (lambda image, mask: shutil.rmtree(mask.parent), "--masks")])
+def test_what_has_no_partner_is_named(own, spoil, named):
+    spoil(own / "images/train_000001.jpg", own / "masks/train_000001.png")
     with pytest.raises(UserError, match=named):
         pairs(own, "images", "masks")
 
@@ -91,8 +75,8 @@ def test_names_with_spaces_and_accents_find_their_partners(own):
 
 
 @pytest.mark.parametrize("options", [["--val", "0"], ["--val", "1.5"], ["--images", "nosuch"]])
-def test_impossible_options_end_in_a_line(own, run_script, options):
-    done = run_script("data.lists", own, *options)
+def test_impossible_options_end_in_a_line(own, options):
+    done = in_process("data.lists", own, *options)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (own / "lists").exists()
 
@@ -115,16 +99,14 @@ def test_the_documented_example_runs_as_it_stands(own, options_for, tmp_path):
     (project / "data/sets").mkdir(parents=True)
     shutil.move(own, project / "data/sets/mine")
     extra = [o for o in options_for(Path("x"), tmp_path / "exp") if not o.startswith("data.")] + ["data.min_pixels=32",
-             "data.workers=0", "train.optimizer=adamw", "model.replace_indices=[1,2,3]", "run=r"]
+             "data.workers=0", "train.optimizer=adamw", "model.replace_indices=[1,2,3]", "run=r", "train.epochs=1"]
     train = "bash train.sh mine 0"
     fine_tuning = re.search(r"^bash train.sh mine 0 weights=.*$", text, re.M)[0].replace(
         "exp/pascal/esda/fold0/TIME", str(tmp_path / "exp/mine/esda/fold0/r"))  # of the run before, at hand
     extra = shlex.join(extra)
     block = block.replace(train, f"{train} {extra}").replace("verify mine", "verify mine data.min_pixels=32")
-    block += f"{fine_tuning} {extra} run=tuned train.epochs=1\n"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix,
-           "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=project, env=env, text=True,
+    block += f"{fine_tuning} {extra} run=tuned\n"
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=project, env=ENVIRONMENT, text=True,
                           capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "owl" in done.stdout and "no problems" in done.stdout

@@ -6,19 +6,20 @@ one. In fold 0 eight training pictures of each set show seen classes only: enoug
 import io
 import json
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from runs import signals_kept
 
 from data.prepare.__main__ import main
 from util.config import ROOT
@@ -291,19 +292,13 @@ def read_png(path: Path) -> np.ndarray:
 
 def run_prepare(*arguments, capfd=None) -> subprocess.CompletedProcess:
     """`python -m data.prepare ...` within this process, which spares a start; what it printed only with ``capfd``."""
-    argv, handlers = sys.argv, {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    sys.argv = ["data.prepare", *map(str, arguments)]
     if capfd:
         capfd.readouterr()
-    try:
+    with mock.patch.object(sys, "argv", ["data.prepare", *map(str, arguments)]), signals_kept(), \
+            pytest.raises(SystemExit) as left:
         run_main(main)
-    except SystemExit as left:
-        said = capfd.readouterr() if capfd else ("", "")
-        return subprocess.CompletedProcess(sys.argv, left.code or 0, *said)
-    finally:
-        sys.argv = argv
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    said = capfd.readouterr() if capfd else ("", "")
+    return subprocess.CompletedProcess("data.prepare", left.value.code or 0, *said)
 
 
 def prepared(name: str, source: Path, root: Path, *options) -> Path:

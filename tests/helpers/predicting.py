@@ -15,19 +15,21 @@ NAMES = ["circle", "star", "key", "umbrella", "house"]
 SIDE = 64
 
 
-def checkpoint_of(kind: str, clip: Path, path: Path, threshold: float | None = None, *overrides: str) -> Path:
+def checkpoint_of(kind: str, clip: Path, path: Path, threshold: float | None = None, foreground: float = 0.0) -> Path:
     """A checkpoint of an untrained ESDA or ESDA+ on Shapes-5i, fold 0. Random weights do: masks are only compared.
 
-    threshold: of presence, in logits; None: the checkpoint has none.
+    threshold: of presence, in logits; None: the checkpoint has none. foreground: what is added to every evidence.
     """
     config = ROOT / "config" / "shapes" / f"{kind}.yaml"
-    cfg = load(Config, config, [f"model.clip={clip}", f"model.size={SIDE}", "precision=fp32", *overrides])
+    cfg = load(Config, config, [f"model.clip={clip}", f"model.size={SIDE}", "precision=fp32",
+                                "model.interactor_layers=1"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model, weights = build_model(cfg.model)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and name.startswith("decoder") and parameter.ndim > 1:
                 parameter.data *= 3  # logits far from 0
+        model.decoder.cls[-1].bias.data[1] += foreground
     saved = {"model": model.trainable_state(), "epoch": 0, "clip": weights.fingerprint, "config": to_dict(cfg)}
     checkpoint.write_atomically(path, {**saved, **({} if threshold is None else {"presence_threshold": threshold})})
     return path

@@ -1,11 +1,13 @@
 """Runs of the real scripts: started, waited for, and compared; and their mains called in the test's own process."""
 import contextlib
+import functools
 import importlib.util
 import io
 import json
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
+from tensorboardX.proto.event_pb2 import Event
 
 from model.clip.errors import WeightsError
 from util.config import ROOT
@@ -20,6 +23,9 @@ from util.run import checkpoint
 from util.runtime.errors import run_main
 
 CONFIG = "config/shapes/esda.yaml"
+# As in an active environment, which is this one, and with one thread, whatever machine the tests are on.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix,
+               "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
 @contextlib.contextmanager
@@ -34,13 +40,20 @@ def signals_kept():
 
 
 def in_process(script: str, *arguments) -> subprocess.CompletedProcess:
-    """What ``python script arguments`` gives, without the seconds that another Python and torch take to start."""
-    spec = importlib.util.spec_from_file_location(f"script_{script.removesuffix('.py')}", ROOT / script)
+    """What ``python script arguments`` gives, or ``python -m script``, without the seconds that another Python and
+    torch take to start. On one thread, as scripts in processes of their own: a sum's rounding depends on it.
+    """
+    file = ROOT / script
+    if file.suffix != ".py":
+        file = ROOT / script.replace(".", "/")
+        file = file / "__main__.py" if file.is_dir() else file.with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(f"script_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     out, err = io.StringIO(), io.StringIO()
-    folder = os.getcwd()
+    folder, threads = os.getcwd(), torch.get_num_threads()
     os.chdir(ROOT)
+    torch.set_num_threads(1)
     try:
         with mock.patch.object(sys, "argv", [script, *map(str, arguments)]), contextlib.redirect_stdout(out), \
                 contextlib.redirect_stderr(err), signals_kept():
@@ -48,6 +61,7 @@ def in_process(script: str, *arguments) -> subprocess.CompletedProcess:
     except SystemExit as left:
         return subprocess.CompletedProcess(script, left.code or 0, out.getvalue(), err.getvalue())
     finally:
+        torch.set_num_threads(threads)
         os.chdir(folder)
 
 
@@ -77,8 +91,8 @@ def run_folder(exp: Path, arch: str = "esda") -> Path:
     return next((exp / "shapes" / arch / "fold0").iterdir())
 
 
-def train(run_script, options, exp, *more, config: str = CONFIG) -> Path:
-    done = run_script("train.py", "--config", config, *options, f"exp={exp}", *more)
+def train(options, exp, *more, config: str = CONFIG, run=in_process) -> Path:
+    done = run("train.py", "--config", config, *options, f"exp={exp}", *more)
     assert done.returncode == 0, done.stderr
     return run_folder(exp, Path(config).stem)
 
@@ -107,10 +121,20 @@ def same(a: Path, b: Path) -> None:
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
+def events(file: Path) -> list[Event]:
+    """What an event file holds, as TensorBoard would read it."""
+    found, data, at = [], file.read_bytes(), 0
+    while at < len(data):
+        length, = struct.unpack_from("<Q", data, at)
+        found.append(Event.FromString(data[at + 12:at + 12 + length]))
+        at += 16 + length
+    return found
+
+
 def start(options, exp, *more, config: str = CONFIG) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "train.py", "--config", config, *options, f"exp={exp}", *more], cwd=ROOT,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, start_new_session=True)
+                            env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)
 
 
 def wait_for(what, process, seconds=300):
@@ -121,9 +145,12 @@ def wait_for(what, process, seconds=300):
         time.sleep(0.01)
 
 
+@functools.lru_cache
+def place(file: Path, _changed: int) -> tuple[int, int]:
+    at = torch.load(file, weights_only=True)["at"]
+    return at["epoch"], at["step"]
+
+
 def in_epoch(exp: Path, epoch: int, step: int) -> bool:
     """Whether a run's last checkpoint is at least at that step."""
-    for file in exp.rglob("last.pt"):
-        at = torch.load(file, weights_only=True)["at"]
-        return (at["epoch"], at["step"]) >= (epoch, step)
-    return False
+    return any(place(file, file.stat().st_mtime_ns) >= (epoch, step) for file in exp.rglob("last.pt"))

@@ -12,6 +12,6 @@ def checked_options(options_for, tiny_shapes, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(request, run_script, checked_options, tmp_path_factory) -> Path:
+def whole(request, checked_options, tmp_path_factory) -> Path:
     """A run that nothing disturbed, of the config that the test's module names as CONFIG."""
-    return runs.train(run_script, checked_options, tmp_path_factory.mktemp("whole"), config=request.module.CONFIG)
+    return runs.train(checked_options, tmp_path_factory.mktemp("whole"), config=request.module.CONFIG)

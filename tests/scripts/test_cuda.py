@@ -100,13 +100,13 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(run_script, tiny_options, t
     """Fused attention's gradient may round differently in every run on a GPU; losses are printed to four places."""
     options = [*tiny_options, f"device={DEVICE}", "data.workers=1"]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(run_script, options, whole)
+    train(options, whole, run=run_script)
     process = start(options, stopped, "train.checkpoint_minutes=0")
     wait_for(lambda: in_epoch(stopped, 0, 1), process)
     process.send_signal(signal.SIGTERM)
     said, folder = process.communicate()[1], run_folder(stopped)
     assert "resume=" in said and not (folder / "results.json").exists(), said
-    train(run_script, options, stopped, f"resume={folder}")
+    train(options, stopped, f"resume={folder}", run=run_script)
     one, other = ([float(loss) for line in losses(run_folder(exp)) for loss in re.findall(r"(?:loss|mask|block|others) "
                   r"([\d.]+)", line)] for exp in (whole, stopped))
     assert len(one) == 8 and other == pytest.approx(one, abs=5e-4)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_checkpoints import make_checkpoint
 from PIL import Image
-from runs import complains, in_process
+from predicting import checkpoint_of
+from runs import ENVIRONMENT, complains, in_process
 
 from util.config import ROOT
 from util.requirements import problems
@@ -40,13 +40,13 @@ needs_browser = pytest.mark.skipif(bool(missing or lacking), reason=f"not instal
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory) -> Path:
+def weights(tiny_clip, tmp_path_factory) -> Path:
     """A checkpoint that finds everything everywhere, more or less."""
-    return make_checkpoint(tmp_path_factory.mktemp("weights"), "plus", foreground=2.0)
+    return checkpoint_of("plus", tiny_clip, tmp_path_factory.mktemp("weights") / "best.pt", foreground=2.0)
 
 
 @pytest.fixture(scope="module")
-def address(weights, tmp_path_factory, script_environment):
+def address(weights, tmp_path_factory):
     """Of a page that is served while the tests of this file run."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -55,7 +55,7 @@ def address(weights, tmp_path_factory, script_environment):
     own, said = folder / "tmp", folder / "stderr"
     own.mkdir()
     # What a user's environment may hold has no say.
-    environment = {**script_environment, "TMPDIR": str(own), "GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "true"}
+    environment = {**ENVIRONMENT, "TMPDIR": str(own), "GRADIO_ALLOWED_PATHS": "/", "GRADIO_SHARE": "true"}
     process = subprocess.Popen([sys.executable, "-c", START, "--weights", str(weights), "--port", str(port)], cwd=ROOT,
                                env=environment, stdout=subprocess.PIPE, stderr=said.open("w"), text=True)
     try:

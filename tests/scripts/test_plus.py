@@ -9,7 +9,7 @@ CONFIG = "config/shapes/plus.yaml"
 pytestmark = pytest.mark.slow
 
 
-def test_a_run_and_the_test_of_its_checkpoint(whole, run_script, checked_options, tmp_path):
+def test_a_run_and_the_test_of_its_checkpoint(whole, checked_options, tmp_path):
     first = json.loads((whole / "results.json").read_text())
     assert first["arch"] == "plus" and first["best_epoch"] == 2  # the last one, whatever its unseen score
     done = in_process("test.py", "--config", CONFIG, *checked_options, f"exp={tmp_path}", "eval.batch_size=3",
@@ -25,23 +25,22 @@ def test_all_classes_at_once(whole, checked_options, tmp_path):
     done = in_process("test.py", "--config", CONFIG, *checked_options, f"exp={tmp_path}", "eval.protocol=generalised",
                       "eval.images=4", f"weights={whole / 'checkpoints/last.pt'}")
     assert done.returncode == 0, done.stderr
-    assert json.loads((run_folder(tmp_path, "plus") / "results.json").read_text())["protocol"] == "generalised"
+    results = json.loads((run_folder(tmp_path, "plus") / "results.json").read_text())
+    assert results["protocol"] == "generalised" and results["samples"] == 4 and "hIoU" in done.stdout
+    assert all(0 <= results[score] <= 100 for score in ("miou", "seen_miou", "hiou", "pixel_accuracy"))
 
 
-@pytest.mark.parametrize("options", [[], ["model.branch_rank=2", "loss.others=0.1", "model.decoder=guided",
-                                          "train.ema=0.9"]])
-def test_a_stopped_run_goes_on_to_the_same_result(options, whole, run_script, checked_options, tmp_path):
-    if options:
-        whole = train(run_script, [*checked_options, *options], tmp_path / "whole", config=CONFIG)
-    process = start([*checked_options, *options], tmp_path / "stopped", "train.checkpoint_minutes=0", config=CONFIG)
+def test_a_stopped_run_goes_on_to_the_same_result(checked_options, tmp_path):
+    """With everything that has a state of its own or another path."""
+    options = [*checked_options, "model.branch_rank=2", "loss.others=0.1", "model.decoder=guided", "train.ema=0.9"]
+    process = start(options, tmp_path / "stopped", "train.checkpoint_minutes=0", config=CONFIG)
     wait_for(lambda: in_epoch(tmp_path / "stopped", 0, 1), process)
     process.send_signal(signal.SIGTERM)
     process.communicate()
     folder = run_folder(tmp_path / "stopped", "plus")
     assert not (folder / "results.json").exists()
-    done = run_script("train.py", "--config", CONFIG, *checked_options, *options, f"resume={folder}")
-    assert done.returncode == 0, done.stderr
-    same(folder, whole)
+    train(options, tmp_path / "stopped", f"resume={folder}", config=CONFIG)
+    same(folder, train(options, tmp_path / "whole", config=CONFIG))
 
 
 @pytest.mark.parametrize("option, told", [

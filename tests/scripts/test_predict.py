@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from predicting import checkpoint_of, write_scene
-from runs import complains, in_process, largest_file
+from runs import ENVIRONMENT, complains, in_process, largest_file
 
 from util.config import ROOT
 from util.predict.outputs import Outputs
@@ -244,14 +244,13 @@ def test_clip_alone_and_the_threshold_that_is_not_calibrated(tiny_clip, three, t
 
 
 def test_the_shell_script_sees_paths_from_where_it_is_called_and_mistakes_are_told_without_torch(three):
-    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin{os.pathsep}{os.environ['PATH']}"}
     start = time.monotonic()
     done = subprocess.run(["bash", ROOT / "predict.sh", "a.png", "--names", "star", "star"], cwd=three, text=True,
-                          capture_output=True, env=environment)
+                          capture_output=True, env=ENVIRONMENT)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "name 2, 'star', is the same" in done.stderr
     assert time.monotonic() - start < 20
     check = ("import sys; from util.predict.command import from_command_line as f; "
              "print(f(['a.png', '--names', 'star'], '').images, 'torch' in sys.modules)")
     done = subprocess.run([sys.executable, "-c", check], cwd=three, text=True, capture_output=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+                          env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)})
     assert done.stdout == "[PosixPath('a.png')] False\n", done.stderr

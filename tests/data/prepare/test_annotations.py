@@ -1,13 +1,12 @@
 """Masks of one's own data from COCO's JSON and from colours: by hand, and every mistake in one line."""
 import json
 import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
 import pytest
 from miniature import complains, counts_of, read_png, run_prepare
+from runs import in_process
 
 from data.files import read_list
 from data.folds import Classes
@@ -72,48 +71,32 @@ def test_polygons_run_length_codes_and_crowds(content, written, run, tmp_path):
     assert set(np.unique(read_png(tmp_path / "own/masks/a.png"))) == {0, 2, 3, 255}, "ids are those of classes.yaml"
 
 
-def spoil(content, how, tmp_path):
-    first = content["annotations"][0]
-    if how == "no category":
-        first["category_id"] = 5
-    elif how == "no image":
-        first["image_id"] = 5
-    elif how == "no id":
-        del first["image_id"]
-    elif how == "a box alone":
-        del first["segmentation"]
-    elif how == "size":
-        content["images"][1]["height"] = 31
-    elif how == "missing":
-        (tmp_path / "own/images/b.png").unlink()
-    elif how == "twice":
-        content["images"][1]["file_name"] = "other/a.jpg"
-    elif how == "one id":
-        content["categories"][1]["id"] = 9
-    elif how == "outside":
-        content["annotations"][1]["segmentation"] = [[10, 10, 290, 10, 29, 24]]
-    elif how == "cut":
-        first["segmentation"]["counts"].pop()
-    elif how == "classes":
-        (tmp_path / "own/classes.yaml").write_text("classes: [cat]\nfolds: [[cat]]\n")
-    elif how == "theirs":
-        image(tmp_path / "own/masks/a.png")
+def first(content) -> dict:
+    return content["annotations"][0]
 
 
-@pytest.mark.parametrize("how, said", [
-    ("no category", "annotation 1 has the category_id 5, which is none of the categories"),
-    ("no image", "image 5 has annotations but is not among the images"), ("no id", "annotation 1 has no image_id"),
-    ("a box alone", "annotation 1 has no segmentation"), ("size", "b.png: is 40x30, but 40x31 in "),
-    ("missing", "b.png: no such file"), ("twice", "listed twice"), ("one id", "two categories have one id"),
-    ("outside", "a.jpg: an annotation is not readable or does not fit the image of 40x30 (a corner lies outside)"),
-    ("cut", "runs do not fill the image"), ("classes", "classes.yaml: lacks 'owl'"),
-    ("theirs", "masks/a.png: is there, and data.prepare did not make it")])
-def test_mistakes_in_the_json_are_one_line(how, said, content, written, run, tmp_path):
-    spoil(content, how, tmp_path)
-    before = (tmp_path / "own/masks/a.png").read_bytes() if how == "theirs" else None
+@pytest.mark.parametrize("spoil, said", [  # the content, and the folder that the images are in
+    (lambda c, own: first(c).update(category_id=5),
+     "annotation 1 has the category_id 5, which is none of the categories"),
+    (lambda c, own: first(c).update(image_id=5), "image 5 has annotations but is not among the images"),
+    (lambda c, own: first(c).pop("image_id"), "annotation 1 has no image_id"),
+    (lambda c, own: first(c).pop("segmentation"), "annotation 1 has no segmentation"),  # a box alone
+    (lambda c, own: c["images"][1].update(height=31), "b.png: is 40x30, but 40x31 in "),
+    (lambda c, own: (own / "images/b.png").unlink(), "b.png: no such file"),
+    (lambda c, own: c["images"][1].update(file_name="other/a.jpg"), "listed twice"),
+    (lambda c, own: c["categories"][1].update(id=9), "two categories have one id"),
+    (lambda c, own: c["annotations"][1].update(segmentation=[[10, 10, 290, 10, 29, 24]]),
+     "a.jpg: an annotation is not readable or does not fit the image of 40x30 (a corner lies outside)"),
+    (lambda c, own: first(c)["segmentation"]["counts"].pop(), "runs do not fill the image"),
+    (lambda c, own: (own / "classes.yaml").write_text("classes: [cat]\nfolds: [[cat]]\n"), "classes.yaml: lacks 'owl'"),
+    (lambda c, own: image(own / "masks/a.png"), "masks/a.png: is there, and data.prepare did not make it")])
+def test_mistakes_in_the_json_are_one_line(spoil, said, content, written, run, tmp_path):
+    own = tmp_path / "own"
+    spoil(content, own)
+    before = {path: path.read_bytes() for path in own.glob("masks/*")}
     complains(run("--coco", written(), "--list", "val"), said)
-    assert not (tmp_path / "own/lists").exists()
-    assert before is None or (tmp_path / "own/masks/a.png").read_bytes() == before
+    assert not (own / "lists").exists()
+    assert all(path.read_bytes() == data for path, data in before.items())
 
 
 @pytest.mark.parametrize("text, said", [("{", "not COCO's instance annotations"), ("[]", "it holds a list"),
@@ -179,23 +162,20 @@ def test_other_mistakes_with_colours(coloured, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_set_to_test_on_alone_needs_no_training_list(tiny_options, tiny_shapes, tmp_path, run_script):
+def test_a_set_to_test_on_alone_needs_no_training_list(tiny_options, tiny_shapes, tmp_path):
     """data.lists --val 1, data.verify and test.py; train.py says in a line that there is nothing to train on."""
     root = tmp_path / "own"
     root.mkdir()
     for old, new in (("JPEGImages", "images"), ("SegmentationClassAug", "masks")):
         os.symlink(tiny_shapes / old, root / new)
-    done = run_script("data.lists", root, "--val", "1")
+    done = in_process("data.lists", root, "--val", "1")
     assert done.returncode == 0 and len(read_list(root / "lists/val.txt")) == 100, done.stderr
     assert not (root / "lists/train.txt").exists()
     options = [*tiny_options, f"data.root={root}", f"data.val_list={root}/lists/val.txt", "data.train_list="]
-    code = ("import sys; from unittest import mock; from data.prepare import verify; from runs import in_process\n"
-            "with mock.patch.object(sys, 'argv', ['verify', 'shapes', *sys.argv[1:]]): verify.main()\n"
-            "for script, config in (('test.py', 'clip_prior'), ('train.py', 'esda')):\n"
-            "    done = in_process(script, '--config', f'config/shapes/{config}.yaml', *sys.argv[1:])\n"
-            "    print(done.returncode, done.stdout[-300:], done.stderr)\n")
-    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, timeout=300, env={
-        **os.environ, "PYTHONPATH": "tests/helpers:.", "OMP_NUM_THREADS": "1"})
+    done = in_process("data.verify", "shapes", *options)
     assert "no problems" in done.stdout and "0 training and 100 validation pairs" in done.stdout, done.stderr
-    assert "\n0 " in done.stdout and "2 " in done.stdout and "results.json" in done.stdout
-    assert "error: data.train_list is empty: this data set is for testing alone" in done.stdout
+    done = in_process("test.py", "--config", "config/shapes/everything.yaml", *options, "eval.protocol=episodic",
+                      "eval.samples=8")
+    assert done.returncode == 0 and "results.json" in done.stdout, done.stderr
+    done = in_process("train.py", "--config", "config/shapes/esda.yaml", *options)
+    assert done.returncode == 2 and "error: data.train_list is empty: this data set is for testing alone" in done.stderr

@@ -3,7 +3,6 @@ import functools
 import http.server
 import json
 import os
-import resource
 import shlex
 import shutil
 import signal
@@ -21,6 +20,7 @@ import numpy as np
 import pytest
 from miniature import complains, contents, prepared, times
 from PIL import Image
+from runs import ENVIRONMENT, in_process, largest_file
 
 from data.folds import Classes
 from data.index import read_index
@@ -80,8 +80,7 @@ def assert_nothing_half_made(root: Path, whole: Path) -> None:
 
 # Archives that are not right
 
-@pytest.mark.parametrize("share", [0.1, 0.5])
-@pytest.mark.parametrize("number", [0, 1, -1])
+@pytest.mark.parametrize("number, share", [(0, 0.5), (1, 0.5), (-1, 0.1)])
 def test_an_archive_cut_short_is_one_line(each, run, tmp_path, out, number, share):
     source = Path(shutil.copytree(each.packed, tmp_path / "source"))
     archive = source / list(each.content)[number]
@@ -189,6 +188,13 @@ def test_a_source_that_is_no_folder_is_named(each, run, tmp_path, out):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name, count", [("pascal", 16), ("coco", 22)])
+def test_images_of_an_unpacked_source_are_hard_links_to_it(sets, name, count):
+    ours, theirs = ([path for path in folder.rglob("*.jpg") if not path.is_symlink()]
+                    for folder in (sets[name].made, sets[name].unpacked))
+    assert len(ours) == count and {p.stat().st_ino for p in ours} <= {p.stat().st_ino for p in theirs}
+
+
 # Disks that fill up
 
 def noise(*shape: int, values: int) -> np.ndarray:
@@ -219,14 +225,14 @@ def with_a_large_image(source: Set, folder: Path, archive: str, member: str) -> 
     ("coco", IMAGE_LIMIT, "val2014/COCO_val2014_000000000074.jpg",
      lambda one, folder: with_a_large_image(one, folder, "val2014.zip", "val2014/COCO_val2014_000000000074.jpg"))],
     ids=["mask", "image of a tar", "image of a zip"])
-def test_a_full_disk_is_one_line_and_the_command_goes_on(sets, run, run_script, tmp_path, out, name, limit, at, make):
+def test_a_full_disk_is_one_line_and_the_command_goes_on(sets, run, tmp_path, out, name, limit, at, make):
     """A limit on the size of files stands for the disk: all fit but one."""
     source = make(sets[name], tmp_path / "source")
     whole = prepared(name, source, tmp_path / "whole")
     assert (whole / at).stat().st_size > limit
     arguments = sets[name].arguments(source, out)
-    done = run_script("data.prepare", *arguments,
-                      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    with largest_file(limit):
+        done = run(*arguments)
     complains(done, out / at, "could not be written", "free some space", "same command")
     assert_nothing_half_made(out, whole)
     assert not (out / at).exists() and not json.loads((out / "prepared.json").read_text())["finished"]
@@ -254,14 +260,13 @@ if __name__ == "__main__":  # workers may import this file
 
 
 @pytest.mark.parametrize("stop, number, status", [
-    (os.kill, signal.SIGKILL, -signal.SIGKILL), (os.killpg, signal.SIGTERM, 143), (os.killpg, signal.SIGINT, 130)],
-    ids=["main process killed", "all told to stop", "ctrl-c"])
-def test_a_stop_among_the_masks_leaves_no_process_and_the_command_goes_on(sets, run, script_environment, tmp_path, out,
+    (os.kill, signal.SIGKILL, -signal.SIGKILL), (os.killpg, signal.SIGINT, 130)], ids=["main process killed", "ctrl-c"])
+def test_a_stop_among_the_masks_leaves_no_process_and_the_command_goes_on(sets, run, tmp_path, out,
                                                                            stop, number, status):
     arguments = sets["pascal"].arguments(sets["pascal"].unpacked, out)
     (tmp_path / "slow.py").write_text(SLOW)
     process = subprocess.Popen([sys.executable, tmp_path / "slow.py", *arguments], text=True, start_new_session=True,
-                               env={**script_environment, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+                               env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
     try:
         while len(list((out / pascal.MASKS).glob("*.png"))) < 3 and process.poll() is None:
@@ -383,27 +388,27 @@ def fold_0(name: str, root: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config, own",
-                         [("esda", "model.replace_indices=[1,2,3]"), ("plus", "model.interactor_width=0")])
-def test_grey_cmyk_and_turned_jpegs_are_trained_and_tested_on(config, own, each, run_script, options_for, tmp_path):
+@pytest.mark.parametrize("name, config, own", [("pascal", "esda", "model.replace_indices=[1,2,3]"),
+                                               ("coco", "plus", "model.interactor_width=0")])
+def test_grey_cmyk_and_turned_jpegs_are_trained_and_tested_on(name, config, own, sets, options_for, tmp_path):
     """Each training image of fold 0 once, in two steps, then the final test; all at the published threshold."""
     def kinds(names: list[str]) -> set:
         images = [Image.open(root / name) for name in names]
         return {(image.mode, image.getexif().get(0x0112)) for image in images}
 
-    root = Path(shutil.copytree(each.made, tmp_path / "set"))  # which gets an index
-    train, val, unseen = fold_0(each.name, root)
+    root = Path(shutil.copytree(sets[name].made, tmp_path / "set"))  # which gets an index
+    train, val, unseen = fold_0(name, root)
     assert kinds(train) == kinds(val) == {("RGB", None), ("L", None), ("CMYK", None), ("RGB", miniature.TURNED)}
-    options = ["--config", f"config/{each.name}/{config}.yaml", *options_for(root, tmp_path / "exp"),
+    options = ["--config", f"config/{name}/{config}.yaml", *options_for(root, tmp_path / "exp"),
                "data.min_pixels=2048", own, "train.epochs=1", "train.epoch_samples=0",
                "train.batch_size=4", "eval.samples=16"]
-    done = run_script("train.py", *options, "run=mini")
+    done = in_process("train.py", *options, "run=mini")
     assert done.returncode == 0, done.stderr
     assert len(train) == 8 and "8 training images" in done.stdout and "2 iterations an epoch" in done.stdout
-    folder = tmp_path / "exp" / each.name / config / "fold0"
-    done = run_script("test.py", *options, f"weights={folder}/mini/checkpoints/best.pt", "run=final")
+    folder = tmp_path / "exp" / name / config / "fold0"
+    done = in_process("test.py", *options, f"weights={folder}/mini/checkpoints/best.pt", "run=final")
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "final" / "results.json").read_text())
     assert results["protocol"] == "episodic" and results["samples"] == 16
-    assert (results["dataset"], results["fold"]) == (each.name, 0)
+    assert (results["dataset"], results["fold"]) == (name, 0)
     assert results["per_class"] and set(results["per_class"]) <= set(unseen)

@@ -52,14 +52,8 @@ def test_a_member_outside_the_archives_own_folder_is_none_of_it(archives, made, 
     assert contents(prepared("pascal", source, tmp_path / "out")) == contents(made)
 
 
-def test_archives_and_unpacked_folders_give_the_same(archives, made, tmp_path):
-    source = miniature.write_archives(archives, tmp_path / "archives")
-    assert contents(prepared("pascal", source, tmp_path / "out")) == contents(made)
-
-
-@pytest.mark.parametrize("below, strip", [("", "VOCdevkit/"), ("", VOC), ("downloads/voc", ""), ("a/b", "VOCdevkit/"),
-                                          ("", SBD)], ids=["parent of VOC2012", "VOC2012 itself", "deeper",
-                                                           "parent, deeper", "SBD's dataset itself"])
+@pytest.mark.parametrize("below, strip", [("", VOC), ("downloads/voc", ""), ("a/b", "VOCdevkit/"), ("", SBD)],
+                         ids=["VOC2012 itself", "deeper", "parent of VOC2012, deeper", "SBD's dataset itself"])
 def test_unpacked_folders_are_found_in_the_usual_places(archives, made, tmp_path, below, strip):
     source = miniature.write_tree(archives, tmp_path / "source" / below, strip)
     out = prepared("pascal", tmp_path / "source", tmp_path / "out")
@@ -84,14 +78,6 @@ def test_other_years_of_voc_beside_2012_are_passed_over(unpacked, made, tmp_path
         (other / name).parent.mkdir(parents=True, exist_ok=True)
         (other / name).write_bytes(data)
     assert contents(prepared("pascal", source, tmp_path / "out")) == contents(made)
-
-
-def test_images_of_an_unpacked_source_are_hard_links_to_it(unpacked, made):
-    images = list((made / "JPEGImages").iterdir())
-    assert images and not any(image.is_symlink() for image in images)
-    for image in images:
-        folder = f"{SBD}img" if image.stem == SBD_ALONE.name else f"{VOC}JPEGImages"
-        assert image.samefile(unpacked / folder / image.name)
 
 
 def test_every_image_is_vocs_where_it_has_one(made):
@@ -163,7 +149,7 @@ def test_masks_are_made_again_exactly_where_their_source_changes(spoilt, tmp_pat
     assert np.array_equal(read_png(root / MASKS / f"{second.name}.png"), mask_of(second)[::-1])
 
 
-@pytest.mark.parametrize("at", [10, 40, 200, 260, -20, -1])
+@pytest.mark.parametrize("at", [10, 200, -1])
 def test_a_mask_that_was_damaged_is_made_again(spoilt, tmp_path, at):
     root = prepared("pascal", spoilt, tmp_path / "out")
     mask = root / MASKS / f"{VOC_VAL[0].name}.png"

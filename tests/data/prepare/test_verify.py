@@ -7,6 +7,7 @@ import cv2
 import miniature
 import numpy as np
 import pytest
+from runs import in_process
 
 from data.files import read_list
 from data.folds import Classes, classes_of
@@ -26,8 +27,8 @@ def copy(tiny_shapes, tmp_path) -> Path:
     return Path(shutil.copytree(tiny_shapes, tmp_path / "set"))
 
 
-def test_a_good_set(copy, run_script):
-    done = run_script("data.verify", "shapes", *options(copy))
+def test_a_good_set(copy):
+    done = in_process("data.verify", "shapes", *options(copy))
     assert done.returncode == 0 and "no problems" in done.stdout, done.stderr
     masks = [cv2.imread(str(f), cv2.IMREAD_UNCHANGED) for f in (copy / "SegmentationClassAug").glob("val_*.png")]
     pairs = sum(np.count_nonzero(m == c) >= 32 for m in masks for c in range(1, 6))
@@ -40,14 +41,14 @@ def test_a_good_set(copy, run_script):
     assert cv2.imread(str(copy / "verify/samples.png")).shape[1] > 600
 
 
-def test_what_cannot_be_used_is_named_and_the_rest_is_still_read(copy, run_script):
+def test_what_cannot_be_used_is_named_and_the_rest_is_still_read(copy):
     spoiled = [copy / "JPEGImages/train_000003.jpg", copy / "SegmentationClassAug/val_000002.png",
                copy / "SegmentationClassAug/val_000004.png", copy / "JPEGImages/val_000006.jpg"]
     spoiled[0].write_bytes(spoiled[0].read_bytes()[:300])
     spoiled[1].unlink()
     cv2.imwrite(str(spoiled[2]), np.full((64, 64), 77, np.uint8))
     cv2.imwrite(str(spoiled[3]), np.zeros((20, 30, 3), np.uint8))
-    done = run_script("data.verify", "shapes", *options(copy))
+    done = in_process("data.verify", "shapes", *options(copy))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     report = (copy / "verify/report.md").read_text()
     for file in spoiled:
@@ -55,10 +56,10 @@ def test_what_cannot_be_used_is_named_and_the_rest_is_still_read(copy, run_scrip
     assert done.stderr.splitlines()[-1].startswith("error: 4 problems")
 
 
-def test_a_mask_in_both_lists_is_a_problem(copy, run_script):
+def test_a_mask_in_both_lists_is_a_problem(copy):
     train, val = (copy / f"lists/{part}.txt" for part in ("train", "val"))
     train.write_text(train.read_text() + val.read_text().splitlines()[0])
-    done = run_script("data.verify", "shapes", *options(copy))
+    done = in_process("data.verify", "shapes", *options(copy))
     assert done.returncode == 2 and "1 images are in the training and in the validation list" in done.stderr
 
 
@@ -231,14 +232,14 @@ def test_the_masks_with_outlines_are_counted(pascal_set):
     assert len(checked.turned) == 2 and not checked.problems
 
 
-def test_without_data_nothing_is_read_or_made(run_script, tmp_path):
-    done = run_script("data.verify", "pascal", f"data.root={tmp_path / 'nosuch'}")
+def test_without_data_nothing_is_read_or_made(tmp_path):
+    done = in_process("data.verify", "pascal", f"data.root={tmp_path / 'nosuch'}")
     assert done.returncode == 2 and "no such folder; python -m data.prepare pascal makes it" in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "nosuch").exists()
 
 
 @pytest.mark.parametrize("arguments", [[], ["fold=0"], ["nosuch"]])
-def test_bad_arguments_end_in_a_line(run_script, arguments):
-    done = run_script("data.verify", *arguments)
+def test_bad_arguments_end_in_a_line(arguments):
+    done = in_process("data.verify", *arguments)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

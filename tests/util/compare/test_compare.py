@@ -7,6 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
+from runs import ENVIRONMENT
 
 from util.compare import __main__ as compare
 from util.compare.groups import gather
@@ -407,7 +408,7 @@ def test_mistakes_on_the_command_line(made, run, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_without_the_extras_one_line_but_the_table_of_folds_and_the_effects(made, tmp_path, script_environment):
+def test_without_the_extras_one_line_but_the_table_of_folds_and_the_effects(made, tmp_path):
     for fold in range(4):
         made("esda", fold, 10.0 * fold, dataset="shapes")
         made("esda", fold, 10.0 * fold + 1, dataset="shapes", seed=2, config={"model": {"branch_rank": 0}})
@@ -420,6 +421,6 @@ def test_without_the_extras_one_line_but_the_table_of_folds_and_the_effects(made
             ("util.compare", [made.exp, "--out", tmp_path / "out"], 2,
              "error: util.compare needs pandas, matplotlib: ")):
         done = subprocess.run([sys.executable, "-c", code, module, *map(str, arguments)], cwd=ROOT, text=True,
-                              env=script_environment, capture_output=True, timeout=300)
+                              env=ENVIRONMENT, capture_output=True, timeout=300)
         assert done.returncode == status and said in done.stdout + done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and "requirements-extra.txt" in done.stderr and not (tmp_path / "out").exists()

@@ -272,7 +272,8 @@ def test_options_that_mean_nothing_are_refused(finished_run):
 @pytest.mark.slow
 def test_a_whole_test_with_all_of_them(finished_run, tmp_path):
     """By a model without training, which finds something everywhere: the tiny training's finds nothing yet."""
-    common = ["test.py", "--config", "config/shapes/naclip.yaml", *finished_run[1], "eval.name_check=true"]
+    common = ["test.py", "--config", "config/shapes/naclip.yaml", *finished_run[1], "eval.name_check=true",
+              "eval.protocol=episodic", "eval.samples=10"]
     results = []
     for k, more in enumerate(([], ["eval.flip=true", "eval.scales=[1, 1.5]", "eval.zoom=true"],
                               ["eval.flip=true", "eval.scales=[1, 1.5]", "eval.zoom=true", "eval.batch_size=3"])):

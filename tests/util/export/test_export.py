@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from made_checkpoints import make_checkpoint
+from predicting import SIDE, checkpoint_of
 from runs import complains, in_process
 
 from model.build import embed_names
@@ -17,9 +17,10 @@ needs_extras = pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.j
 
 
 @pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory) -> dict:
+def checkpoints(tiny_clip, tmp_path_factory) -> dict:
     """{kind: a checkpoint}"""
-    return {kind: make_checkpoint(tmp_path_factory.mktemp(kind), kind) for kind in ("esda", "plus")}
+    return {kind: checkpoint_of(kind, tiny_clip, tmp_path_factory.mktemp(kind) / "best.pt")
+            for kind in ("esda", "plus")}
 
 
 def export(*arguments):
@@ -42,13 +43,13 @@ def test_the_graph_computes_what_torch_computes(kind, checkpoints, tmp_path):
     assert list(given["names"]) == NAMES
     segmenter = Segmenter.load(checkpoints[kind], device="cpu")
     text = embed_names(segmenter.model.text_encoder, NAMES, segmenter.cfg.model)
-    images = torch.randint(0, 256, (3, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
+    images = torch.randint(0, 256, (3, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     inputs = {i.name: given[i.name] for i in session.get_inputs() if i.name != "images"}
     for batch, names in ((1, 1), (3, 4), (2, 3)):
         with torch.inference_mode():
             torch_says, = segmenter.model.all_names(images[:batch], text[list(range(names))], chunk=names)
         onnx_says, = session.run(None, {"images": images[:batch].numpy(), **{k: v[:names] for k, v in inputs.items()}})
-        assert onnx_says.shape == torch_says.shape == (batch, names, 128, 128)
+        assert onnx_says.shape == torch_says.shape == (batch, names, SIDE, SIDE)
         np.testing.assert_allclose(onnx_says, torch_says, rtol=0, atol=1e-3 * float(torch_says.abs().max()))
     if kind == "plus":  # a graph that is not the model's is found out
         segmenter.model.set_rivals(text.cls[:2])
@@ -60,7 +61,7 @@ def test_the_graph_computes_what_torch_computes(kind, checkpoints, tmp_path):
 @pytest.mark.parametrize("out, more, told", [
     ("model.bin", [], ".onnx"), ("names.npz", [], "no names"), ("names.npz", ["--names", "star", "Star"], "the same"),
     ("none/names.npz", ["--names", "star"], "no such folder"), (".", ["--names", "star"], "OUT should end"),
-    ("names.npz", ["--names", "word " * 99], "does not fit into 32")])
+    ("names.npz", ["--names", "word " * 99], "does not fit into 16")])
 def test_wrong_arguments_are_one_line(out, more, told, checkpoints, tmp_path):
     complains(export(checkpoints["esda"], tmp_path / out, *more), told)
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import CONFIG, signals_kept
+from runs import CONFIG, in_process, signals_kept
 from torch import nn
 
 from model.losses import TERMS
@@ -129,9 +129,9 @@ def test_patience_goes_by_what_selects(select, epochs, trainer):
     assert again.last_scores["epoch"] == epochs, "a run that was stopped early trains no further when it is resumed"
 
 
-def test_from_training_to_the_table(options_for, tiny_shapes, run_script, tmp_path):
+def test_from_training_to_the_table(options_for, tiny_shapes, tmp_path):
     """Real scores: the records agree with the log, and the comparison with both."""
-    done = run_script("train.py", "--config", CONFIG, *options_for(tiny_shapes, tmp_path / "exp"), "run=r",
+    done = in_process("train.py", "--config", CONFIG, *options_for(tiny_shapes, tmp_path / "exp"), "run=r",
                       "train.lr=3e-5", "train.muon_lr=3e-5")  # so little that it still finds foreground, if at random
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "exp/shapes/esda/fold0/r"
@@ -157,7 +157,7 @@ def test_from_training_to_the_table(options_for, tiny_shapes, run_script, tmp_pa
     assert (folder / "pictures/extremes.png").is_file() and list(results["extremes"]) == ["best", "median", "worst"]
     best, _, worst = (list(kind.values()) for kind in results["extremes"].values())
     assert best == sorted(best, reverse=True) and worst == sorted(worst) and worst[-1] <= best[-1]
-    done = run_script("util.compare", tmp_path / "exp", "--out", tmp_path / "out", "--partial")
+    done = in_process("util.compare", tmp_path / "exp", "--out", tmp_path / "out", "--partial")
     assert done.returncode == 0, done.stderr
     score = f"{results['miou']:.1f}"
     assert f"| esda | {score} | - | - | - | {score} (partial: 1 of 4 folds) |" in done.stdout

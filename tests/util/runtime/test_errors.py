@@ -87,8 +87,9 @@ def test_closed_and_full_streams(says, redirection, status, told, buffered, tmp_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.15, 0.6, 1.5])
-@pytest.mark.parametrize("command", [["train.py", "--config=config/shapes/esda.yaml"], ["-m", "data.verify", "shapes"]])
+@pytest.mark.parametrize("seconds, command", [
+    *((seconds, ["train.py", "--config=config/shapes/esda.yaml"]) for seconds in (0.15, 0.6, 1.5)),
+    (0.4, ["-m", "data.verify", "shapes"])])
 def test_ctrl_c_in_the_first_seconds_prints_no_traceback(command, seconds, tmp_path):
     process = subprocess.Popen([sys.executable, *command, f"data.root={tmp_path}/none"], cwd=ROOT, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)

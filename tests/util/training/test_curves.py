@@ -2,23 +2,13 @@
 import json
 import re
 import shutil
-import struct
 from pathlib import Path
 
 import pytest
-from runs import CONFIG, in_process
+from runs import CONFIG, events, in_process
 from tensorboardX.proto import layout_pb2
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import SessionLog
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
-
-
-def events(file: Path) -> list[Event]:
-    found, data, at = [], file.read_bytes(), 0
-    while at < len(data):
-        length, = struct.unpack_from("<Q", data, at)
-        found.append(Event.FromString(data[at + 12:at + 12 + length]))
-        at += 16 + length
-    return found
 
 
 def shown(folder: Path) -> dict[str, dict[str, dict[int, float]]]:

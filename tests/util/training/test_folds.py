@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from made_runs import made  # noqa: F401  (a fixture)
 from runs import CONFIG, complains, signals_kept
 
 from util.runtime.errors import run_main
@@ -43,7 +42,7 @@ print(time.monotonic())
 
 
 @pytest.fixture
-def side_by_side(tmp_path, made, tiny_options, capfd, monkeypatch):  # noqa: F811
+def side_by_side(tmp_path, made, tiny_options, capfd, monkeypatch):
     """side_by_side("0,1", KEY=VALUE) runs four folds; gives how it ended and [what fold k printed]."""
     (tmp_path / "stand_in.py").write_text(STAND_IN)
     made.folds("esda", [50, 51, 52, 53])

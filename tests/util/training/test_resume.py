@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from made_runs import made  # noqa: F401  (a fixture)
 from runs import complains, in_process
 
 from util.compare.groups import gather
@@ -54,7 +53,7 @@ def test_more_epochs_are_allowed_and_the_schedule_s_change_is_said(run):
     complains(in_process("train.py", f"resume={run}", "train.lr=1", "fold=1"), "fold (then 0, now 1)", "train.lr (then")
 
 
-def test_a_run_that_got_more_epochs_is_averaged_with_no_other_kind(made):  # noqa: F811
+def test_a_run_that_got_more_epochs_is_averaged_with_no_other_kind(made):
     folders = made.folds("esda", [50, 51, 52, 53])
     assert gather(read(folder / "results.json") for folder in folders)
     file = folders[2] / "results.json"

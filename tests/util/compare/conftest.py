@@ -1,2 +1,0 @@
-"""Runs made by hand, for these tests."""
-from made_runs import made  # noqa: F401  a fixture
