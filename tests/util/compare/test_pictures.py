@@ -183,7 +183,8 @@ def test_from_final_tests_to_the_sheet(tiny_options, tmp_path, monkeypatch):
     """Two configs keep the same samples; the one that marks every pixel stands in its own column."""
     folders, mode = {}, torch.get_deterministic_debug_mode()
     for arch in ("clip_prior", "everything"):
-        monkeypatch.setattr(sys, "argv", ["test.py", "--config", f"config/shapes/{arch}.yaml", *tiny_options, "run=r"])
+        monkeypatch.setattr(sys, "argv", ["test.py", "--config", f"config/shapes/{arch}.yaml", *tiny_options, "run=r",
+                                          "eval.pictures=4"])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(ROOT / "test.py"), run_name="__main__")
         torch.set_deterministic_debug_mode(mode)
