@@ -15,9 +15,10 @@ from pathlib import Path
 from statistics import median
 
 from model.clip.weights import WeightsError
-from util.benchmark.measure import ceiling, count_flops, peak_bytes, seconds_of
+from util.benchmark.measure import ceiling, peak_bytes, seconds_of
 from util.benchmark.work import Variant, draw, read_or_make
 from util.config import ROOT, Config, load
+from util.results.cost import count_flops
 from util.run.atomic import write_bytes_atomically
 from util.run.folder import code_version
 from util.runtime.device import computes_in_bf16, describe, make_deterministic, pick_device

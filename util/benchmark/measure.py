@@ -1,4 +1,4 @@
-"""Time, operations and memory of a piece of work, and the ceiling of the machine that does it."""
+"""Time and memory of a piece of work, and the ceiling of the machine that does it."""
 import os
 import time
 from collections.abc import Callable
@@ -6,9 +6,7 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 from util.runtime.device import set_tf32
 
@@ -23,18 +21,6 @@ def seconds_of(call: Callable, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def count_flops(call: Callable) -> int:
-    """Floating point operations, 2 a multiply-add: matrix products, convolutions, attention; forward and backward.
-
-    Attention is counted as plain products (as in util/results/cost.py) and compiled blocks as uncompiled ones: the
-    counter does not see into fused kernels.
-    """
-    with sdpa_kernel(SDPBackend.MATH), torch.compiler.set_stance("force_eager"), \
-            FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
 
 
 def peak_bytes(call: Callable, state: list[Tensor], device: torch.device) -> int:

@@ -14,7 +14,7 @@ from data.folds import classes_of
 from data.loader import Loader
 from data.samples import exhaustive
 from model import IGNORE
-from model.build import build_losses, build_model, embed_classes
+from model.build import TRAINED, build_losses, build_model, embed_classes
 from model.clip.clip import CLIP
 from model.clip.text_encoder import TextEncoder
 from model.clip.tokenizer import Tokenizer
@@ -105,8 +105,7 @@ class Variant:
 
     def require(self, what: str) -> None:
         """Raise UserError for what the model cannot do."""
-        if what in ("train", "loader") and self.optimizer is None or (
-                what == "generalised" and not hasattr(self.model, "clip_patches")):
+        if what != "eval" and self.cfg.model.kind not in TRAINED:
             raise UserError(f"--what {what}: model.kind={self.cfg.model.kind} cannot do it; leave it out of --what")
 
     def work(self, what: str, count: int) -> Callable:

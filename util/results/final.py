@@ -7,10 +7,11 @@ from pathlib import Path
 
 from data.fold import FoldData
 from data.samples import TRAINED_ON, Sample, distinct, spread
-from util.config import Config, to_dict
+from model.build import TRAINED
+from util.config import to_dict
 from util.evaluation.evaluate import Evaluation, absent_classes, evaluate
+from util.evaluation.experiment import Experiment
 from util.evaluation.generalised import Labeller, evaluate_generalised
-from util.evaluation.predict import Predictor
 from util.evaluation.presence import presence_scores
 from util.evaluation.views import Views
 from util.results import cost
@@ -24,28 +25,28 @@ from util.runtime.png import encode_png, sheet
 EXTREMES = 3  # samples of each kind on pictures/extremes.png
 
 
-def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autocast, checkpoint: str, clip: str,
-               threshold: float | None, extra: dict) -> dict:
+def final_test(experiment: Experiment, run: Run, checkpoint: str, threshold: float | None, extra: dict) -> dict:
     """Test on the unseen classes; write results.json, pictures/SAMPLE/*.png and the sheet of them, pictures/unseen.png.
     The best, median and worst samples are on pictures/extremes.png.
 
-    checkpoint: path of the tested weights ("" for none); clip: fingerprint of CLIP's weights; threshold: of
-    presence, kept in the checkpoint; None: not known. extra: further entries.
+    checkpoint: path of the tested weights ("" for none); threshold: of presence, kept in the checkpoint; None: not
+    known. extra: further entries.
     """
+    cfg, data = experiment.cfg, experiment.data
     if cfg.eval.protocol == "generalised":
-        scores, kept, found = _test_generalised(model, text, data, cfg, device, autocast)
+        scores, kept, found = _test_generalised(experiment)
     else:
-        scores, kept, found = _test_names(model, text, data, cfg, device, autocast, threshold)
+        scores, kept, found = _test_names(experiment, threshold)
     ious = {result.sample: result.counts.iou for result in found}
     chosen = extremes(ious, EXTREMES)
     results = {
         "dataset": cfg.dataset, "arch": cfg.arch, "fold": cfg.fold, "folds": len(data.classes.folds), **scores,
         "class_ids": {data.classes.name(c): c for c in data.unseen}, "checkpoint": checkpoint, **extra,
-        "parameters": cost.parameters(model),
-        "gflops_per_image": round(cost.gflops_per_image(model, text, cfg.model.size, device, autocast), 4),
-        "clip_fingerprint": clip, "data": data.versions, "code": code_version(),
+        "parameters": cost.parameters(experiment.model),
+        "gflops_per_image": round(cost.gflops_per_image(experiment), 4),
+        "clip_fingerprint": experiment.clip, "data": data.versions, "code": code_version(),
         "command": shlex.join(["python", *sys.argv]),
-        "machine": describe(device, cfg.precision, data.processes.count), "config": to_dict(cfg),
+        "machine": describe(experiment.device, cfg.precision, experiment.processes.count), "config": to_dict(cfg),
         "extremes": {kind: {_name(sample, data): 100 * ious[sample] for sample in samples}
                      for kind, samples in chosen.items()},
         "pictures": {_name(sample, data): {"class_id": sample.class_id, "iou": 100 * p.counts.iou}
@@ -58,14 +59,14 @@ def final_test(model, text, data: FoldData, cfg: Config, run: Run, device, autoc
     if kept:
         run.write("pictures/unseen.png", encode_png(sheet([panel(p, data.classes) for p in kept.values()])))
     if ious:
-        _draw_extremes(Predictor(model, text, data.fit, device, autocast), chosen, data, run)
+        _draw_extremes(experiment, chosen, run)
     return results
 
 
-def _draw_extremes(predict: Predictor, chosen: dict[str, list[Sample]], data: FoldData, run: Run) -> None:
+def _draw_extremes(experiment: Experiment, chosen: dict[str, list[Sample]], run: Run) -> None:
     """pictures/extremes.png: a column a kind. These samples are predicted again; all of them at once fit no memory."""
-    samples = distinct(list(chosen.values()))
-    kept = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
+    data, samples = experiment.data, distinct(list(chosen.values()))
+    kept = evaluate(experiment.predictor(), data.loader(samples), data.unseen, data.classes, data.sample_protocol,
                     label="best, median and worst", keep=samples, processes=data.processes).kept
     cells = [panel(kept[sample], data.classes, ("truth", "prediction"), f"{kind}: ")
              for row in zip(*chosen.values()) for kind, sample in zip(chosen, row)]
@@ -77,11 +78,11 @@ def _name(sample: Sample, data: FoldData) -> str:
     return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}"
 
 
-def _test_names(model, text, data: FoldData, cfg: Config, device, autocast,
-                threshold: float | None = None) -> Evaluation:
+def _test_names(experiment: Experiment, threshold: float | None) -> Evaluation:
     """One name an image: episodic, exhaustive or a manifest. The predictions that are kept are those to draw."""
+    cfg, data = experiment.cfg, experiment.data
     views = Views(cfg.eval.flip, tuple(cfg.eval.scales), cfg.eval.zoom)
-    predict = Predictor(model, text, data.fit, device, autocast, views=views, fill=data.fill)
+    predict = experiment.predictor(views=views, fill=data.fill)
     load = partial(data.loader, originals=views != Views())
     draws = data.draws()
     samples = distinct(draws)
@@ -100,12 +101,14 @@ def _test_names(model, text, data: FoldData, cfg: Config, device, autocast,
     return named
 
 
-def _test_generalised(model, text, data: FoldData, cfg: Config, device, autocast) -> Evaluation:
+def _test_generalised(experiment: Experiment) -> Evaluation:
     """Generalised: all names in every image. There are no predictions of single names to draw."""
-    if not hasattr(model, "clip_patches"):
-        raise UserError(f"eval.protocol=generalised is for model.kind=esda; {cfg.model.kind} has no evidence of names "
-                        f"to compare")
-    label_images = Labeller(model, text, data.fit, device, autocast, cfg.eval.presence, cfg.eval.chunk)
+    cfg, data = experiment.cfg, experiment.data
+    if cfg.model.kind not in TRAINED:
+        raise UserError(f"eval.protocol=generalised is for model.kind={' and '.join(TRAINED)}; {cfg.model.kind} has no "
+                        f"evidence of names to compare")
+    label_images = Labeller(experiment.model, experiment.text, data.fit, experiment.device, experiment.autocast,
+                            cfg.eval.presence, cfg.eval.chunk)
     scores = evaluate_generalised(label_images, data.loader(data.every_image()), data.seen, data.unseen, data.classes,
                                   label=f"generalised test, fold {cfg.fold}", processes=data.processes)
     return Evaluation({**scores, "presence": cfg.eval.presence}, {}, [])

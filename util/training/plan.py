@@ -12,8 +12,6 @@ import torch
 
 from data.dataset import TrainBatch
 from data.samples import distinct
-from util.benchmark.measure import count_flops
-from util.evaluation.predict import Predictor
 from util.results import cost
 from util.runtime.device import describe
 from util.runtime.errors import UserError
@@ -60,8 +58,7 @@ def _lines(trainer: Trainer) -> Iterator[tuple[str, str]]:
     yield "steps", (f"{steps:,} an epoch, of {cfg.train.batch_size} images; {left:,} in the {cfg.train.epochs} epochs "
                     f"at most" + (f" that are left from epoch {trainer.at.epoch + 1} on" if trainer.at.epoch else ""))
     flop, step = _measure_training(trainer)
-    tested_flop = 1e9 * cost.gflops_per_image(trainer.model, trainer.text, cfg.model.size, trainer.device,
-                                              trainer.autocast)
+    tested_flop = 1e9 * cost.gflops_per_image(trainer)
     of_step, scored = flop * cfg.train.batch_size, len(samples) + len(trainer.seen)
     sample, count = _measure_testing(trainer)
     epochs = left / steps
@@ -90,7 +87,7 @@ def _measure_training(trainer: Trainer) -> tuple[float, list[float]]:
     trainer.batches.start(0)
     first = next(iter(trainer.loader))
     one = TrainBatch(*(part[:1] for part in first))  # the counter wants attention that takes more memory
-    flop = count_flops(lambda: list(steps([one])))
+    flop = cost.count_flops(lambda: list(steps([one])))
     if trainer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(trainer.device)
     trainer.batches.start(0)
@@ -109,8 +106,8 @@ def _endless(loader) -> Iterator:
 
 def _measure_testing(trainer: Trainer) -> tuple[float, int]:
     """Seconds of a test sample, shared among the processes and loading included, and how many were measured."""
-    data, cfg = trainer.data, trainer.cfg
-    predict = Predictor(trainer.model, trainer.text, data.fit, trainer.device, trainer.autocast)
+    data = trainer.data
+    predict = trainer.predictor()
     batches, start, count, before = _endless(data.loader(distinct([trainer.draw]))), time.monotonic(), 0, 0.0
     for number, batch in enumerate(batches):
         predict(batch)
@@ -121,7 +118,7 @@ def _measure_testing(trainer: Trainer) -> tuple[float, int]:
         count += len(batch.samples)
         if trainer.processes.gather(now - start > TESTING)[0] or number > 10:
             return (now - before) / count / trainer.processes.count, count
-    raise AssertionError(f"no test samples of {cfg.dataset}")
+    raise AssertionError(f"no test samples of {trainer.cfg.dataset}")
 
 
 def _memory(device: torch.device) -> tuple[int, int, str]:

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import torch
 
-from data.fold import FoldData
 from data.samples import distinct, spread
-from model.build import TRAINED, build_losses, build_model, embed_classes
-from model.clip.weights import read_clip
+from model.build import TRAINED, build_losses
 from model.losses import TERMS
 from util.config import Config, to_dict
 from util.evaluation.evaluate import evaluate
-from util.evaluation.predict import Predictor
+from util.evaluation.experiment import Experiment
 from util.evaluation.presence import calibrate
 from util.results.final import final_test, table, where
 from util.results.origin import changed_options, in_words, not_zero_shot, origin_of, origin_of_checkpoint
@@ -23,9 +21,8 @@ from util.run import checkpoint
 from util.run.folder import Run, code_version, folder_of
 from util.run.selection import SELECTIONS
 from util.run.weights import TrainedWeights, carried_clip, read_weights
-from util.runtime.device import autocast, describe, make_deterministic, pick_device, place, set_tf32
+from util.runtime.device import describe
 from util.runtime.errors import UserError
-from util.runtime.processes import Processes
 from util.runtime.progress import progress
 from util.runtime.stop import Stopped, StopRequest
 from util.training import curves, resume
@@ -34,17 +31,12 @@ from util.training.loop import Progress, require_finite, train_one_epoch
 from util.training.optim import make_optimizer, restore_optimizer
 
 
-class Trainer:
-    """Joins data, model and engine, and decides what is saved, logged and best."""
+class Trainer(Experiment):
+    """An experiment that trains its model, and decides what is saved, logged and best."""
 
     def __init__(self, cfg: Config, stop: StopRequest):
         if cfg.model.kind not in TRAINED:
             raise UserError(f"model.kind={cfg.model.kind} has nothing to train; run test.py with this config")
-        self.device = pick_device(cfg.device)
-        self.processes = Processes.join(self.device, stop)  # usually this one alone
-        self.autocast = autocast(self.device, cfg.precision)
-        make_deterministic(cfg.seed)
-        set_tf32(self.device, cfg.precision)
         saved, start, clip = None, None, None
         again, cfg = cfg.resume == "auto", resume.find_run(cfg)
         if cfg.resume:
@@ -53,18 +45,12 @@ class Trainer:
         elif cfg.weights:
             start = read_weights(cfg.weights, "weights= names a checkpoint to start from")
             clip = start.clip
-        self.cfg, self.stop = cfg, stop
-        clip = clip or read_clip(cfg.model.clip)  # before images are counted, which takes minutes the first time
-        clip = clip.with_activation(cfg.model.activation, cfg.model.clip)
-        with self.processes.one_first():  # rank 0 counts the masks' pixels, the others read what it found
-            self.data = FoldData(cfg, self.processes)
+        super().__init__(cfg, clip, stop)
+        self.stop = stop
+        with self.processes.one_first():
             self.loader, self.batches, images = self.data.training()
-        self.model, _ = build_model(cfg.model, clip)
-        self.clip = clip.fingerprint
         if start:
             checkpoint.restore(self.model, start.saved, start.file, self.clip)
-        self.text = embed_classes(self.model, self.data.classes.names, self.data.seen, cfg.model).to(self.device)
-        place(self.model, cfg, self.device)
         self.optimizer = make_optimizer(self.model, cfg.train)
         self.average = Average(self.model, cfg.train.ema)
         self.losses_of = build_losses(self.model, cfg.loss, cfg.model)
@@ -179,7 +165,7 @@ class Trainer:
     def evaluate_epoch(self) -> dict:
         """Scores on unseen and on seen classes, into log and TensorBoard."""
         epoch, data = self.at.epoch, self.data
-        predict = Predictor(self.model, self.text, data.fit, self.device, self.autocast)
+        predict = self.predictor()
         samples = distinct([self.draw])
         unseen, kept, _ = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
                                    label="unseen classes", draws=[self.draw],
@@ -238,18 +224,15 @@ class Trainer:
         self.processes.wait()  # for rank 0 to have saved
         saved = checkpoint.read(weights, "train again")
         checkpoint.restore(self.model, saved, weights, self.clip)
-        threshold = calibrate(Predictor(self.model, self.text, self.data.fit, self.device, self.autocast), self.data,
-                              self.seen)
+        threshold = calibrate(self.predictor(), self.data, self.seen)
         self.run.write_checkpoint(weights.name, {**saved, "presence_threshold": threshold})
         steps = self.at.epoch * self.batches.batches
-        results = final_test(self.model, self.text, self.data, self.cfg, self.run, self.device, self.autocast,
-                             str(weights), self.clip, threshold, {
-                                 "trained_on": self.trained_on,
-                                 **({"not_zero_shot": self.not_zero_shot} if self.not_zero_shot else {}),
-                                 "selection": SELECTIONS[select].words, "best_epoch": selections[select]["epoch"],
-                                 "selections": selections, "epochs": self.history, "steps": steps,
-                                 "images": steps * self.cfg.train.batch_size,
-                                 "last_epoch": self.last_scores, "training_seconds": round(self.seconds, 1)})
+        results = final_test(self, self.run, str(weights), threshold, {
+            "trained_on": self.trained_on, **({"not_zero_shot": self.not_zero_shot} if self.not_zero_shot else {}),
+            "selection": SELECTIONS[select].words, "best_epoch": selections[select]["epoch"],
+            "selections": selections, "epochs": self.history, "steps": steps,
+            "images": steps * self.cfg.train.batch_size, "last_epoch": self.last_scores,
+            "training_seconds": round(self.seconds, 1)})
         self.run.scalars(curves.final_scores(results), steps)
         self.run.summaries(*curves.hyperparameters(self.cfg, results), step=steps)
         self.run.log(table(results))

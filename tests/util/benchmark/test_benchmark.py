@@ -9,8 +9,9 @@ from torch import nn
 
 from util.benchmark import __main__ as command
 from util.benchmark import work
-from util.benchmark.measure import count_flops, peak_bytes
+from util.benchmark.measure import peak_bytes
 from util.config import ROOT, Config, load
+from util.results.cost import count_flops
 from util.runtime.errors import UserError
 
 CPU = torch.device("cpu")

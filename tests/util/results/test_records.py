@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,8 +33,9 @@ def test_flops_and_parameters_by_hand():
 
     model = Model().train()
     flops = 2 * (16 * 4 * 3 * 2 * 2 + 2 * 16 * 16 * 4 + 16 * 4 * 5)
-    device = torch.device("cpu")
-    assert cost.gflops_per_image(model, torch.zeros(3, 6), 8, device, torch.no_grad()) == pytest.approx(flops / 1e9)
+    made = SimpleNamespace(model=model, text=torch.zeros(3, 6), device=torch.device("cpu"), autocast=torch.no_grad(),
+                           cfg=SimpleNamespace(model=SimpleNamespace(size=8)))
+    assert cost.gflops_per_image(made) == pytest.approx(flops / 1e9)
     assert model.training
     assert cost.parameters(model) == {"trainable": 4 * 3 * 2 * 2 + 4, "total": 4 * 3 * 2 * 2 + 4 + 4 * 5 + 5}
 
