@@ -113,6 +113,13 @@ def flat(values: dict, prefix: str = "") -> dict:
     return out
 
 
+def differing(a: dict, b: dict) -> dict[str, tuple]:
+    """{name: (of a, of b)} of the options in which two sets of flat ones differ, sorted; None where one lacks it."""
+    missing = object()  # no option's value: None is one
+    return {name: (a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys())
+            if a.get(name, missing) != b.get(name, missing)}
+
+
 def changes_numbers(name: str) -> bool:
     """Whether another value of the option ``name`` ("train.lr") gives other losses, weights or scores.
 

@@ -11,6 +11,7 @@ import shlex
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
@@ -82,11 +83,12 @@ def benchmark(options: argparse.Namespace) -> dict:
     rows, variants, loader, weights = [], [], {}, []
     with tempfile.TemporaryDirectory() as folder:
         for i, ((file, own), cfg) in enumerate(zip(files, configs)):
-            cfg, clip = draw(cfg, Path(folder) / str(i)), read_or_make(cfg.model.clip)
+            cfg = draw(replace(cfg, device=str(device)), Path(folder) / str(i))
+            clip = read_or_make(cfg.model.clip)
             weights.append(cfg.model.clip if Path(cfg.model.clip).is_file() else "ViT-B/16 at random weights")
             name = " ".join([f"{Path(file).parent.name}/{Path(file).stem}", *own])
             for mode in [*["plain"] * (i == 0), *precisions]:
-                variants.append(Variant(cfg, clip, device, mode, name))
+                variants.append(Variant(cfg, clip, mode, name))
             for what in options.what:
                 variants[-1].require(what)
         for what, count in [(kind, count) for kind in options.what for count in counts[kind]]:
@@ -99,7 +101,7 @@ def benchmark(options: argparse.Namespace) -> dict:
             for variant, flop, peak, seconds in zip(variants, flops, peaks, taken):
                 rows.append({
                     "work": what, "count": count, "config": variant.name, "mode": variant.mode,
-                    "precision": variant.precision, "size": variant.cfg.model.size, "seconds": seconds,
+                    "precision": variant.cfg.precision, "size": variant.cfg.model.size, "seconds": seconds,
                     "ms": 1000 * median(seconds), "images_per_s": seen / median(seconds), "peak_bytes": peak,
                     "ratio": median(first / own for first, own in zip(taken[0], seconds)),
                     "gflop_per_image": flop / seen / 1e9})

@@ -14,7 +14,7 @@ from data.folds import classes_of
 from data.loader import Loader
 from data.samples import exhaustive
 from model import IGNORE
-from model.build import TRAINED, build_losses, build_model, embed_classes
+from model.build import TRAINED, build_losses
 from model.clip.clip import CLIP
 from model.clip.text_encoder import TextEncoder
 from model.clip.tokenizer import Tokenizer
@@ -23,9 +23,9 @@ from model.clip.weights import ClipWeights, read_clip
 from util.benchmark.plain import EncodedEachTime, make_plain, one_by_one
 from util.config import Config
 from util.evaluation.evaluate import evaluate
+from util.evaluation.experiment import Experiment
 from util.evaluation.generalised import Labeller
-from util.evaluation.predict import Predictor
-from util.runtime.device import autocast, place, set_tf32
+from util.runtime.device import set_tf32
 from util.runtime.errors import UserError
 from util.runtime.processes import SINGLE_PROCESS
 from util.training.loop import Progress, train_one_epoch
@@ -63,22 +63,19 @@ def read_or_make(file: str) -> ClipWeights:
     return ClipWeights(clip.visual.state_dict(), clip.text.state_dict(), clip.logit_scale.detach(), "random")
 
 
-class Variant:
+class Variant(Experiment):
     """One way to compute what ``cfg`` says. Variants of one config have the same weights and images.
 
     mode: fp32, tf32 or bf16, as train.py and test.py work at that precision; or plain, in fp32. name: for tables.
     """
 
-    def __init__(self, cfg: Config, weights: ClipWeights, device: torch.device, mode: str, name: str = ""):
-        torch.manual_seed(cfg.seed)
-        self.device, self.mode, self.name, self.plain = device, mode, name, mode == "plain"
-        self.precision = "fp32" if self.plain else mode
-        self.cfg = replace(cfg, precision=self.precision,
-                           train=replace(cfg.train, text_noise=0.0))         # the released code has none
-        self.data, self.autocast = FoldData(cfg), autocast(device, self.precision)
-        self.model = build_model(cfg.model, weights)[0].to(device)
-        self.names, encoder = self.data.classes.names, self.model.text_encoder
-        text = embed_classes(self.model, self.names, self.data.seen, cfg.model).to(device)
+    def __init__(self, cfg: Config, weights: ClipWeights, mode: str, name: str = ""):
+        self.mode, self.name, self.plain = mode, name, mode == "plain"
+        train = replace(cfg.train, text_noise=0.0)                           # the released code has none
+        if self.plain:
+            cfg, train = replace(cfg, compile=False), replace(train, checkpoint_blocks=False)
+        super().__init__(replace(cfg, precision="fp32" if self.plain else mode, train=train), weights)
+        names, text, encoder = self.data.classes.names, self.text, self.model.text_encoder
         self.losses = self.optimizer = None
         if any(p.requires_grad for p in self.model.parameters()):
             self.losses = build_losses(self.model, cfg.loss, cfg.model)
@@ -89,13 +86,12 @@ class Variant:
                 self.losses = one_by_one(self.losses)
                 for group in self.optimizer.param_groups:
                     group["fused"] = None
-            ids = Tokenizer()([cfg.model.prompt.format(cfg.model.same_word or name) for name in self.names],
-                              encoder.context_length).to(device)
+            ids = Tokenizer()([cfg.model.prompt.format(cfg.model.same_word or name) for name in names],
+                              encoder.context_length).to(self.device)
             self.text_of = lambda rows: EncodedEachTime(encoder, ids[rows])
         else:
             self.text_of = lambda rows: text[rows]
-            place(self.model, self.cfg, device)
-        self.text = self.text_of(range(len(self.names)))
+        self.text = self.text_of(range(len(names)))
 
     def state(self) -> list[Tensor]:
         """Tensors that stay between two steps: weights, buffers, the optimiser's state."""
@@ -109,27 +105,27 @@ class Variant:
             raise UserError(f"--what {what}: model.kind={self.cfg.model.kind} cannot do it; leave it out of --what")
 
     def work(self, what: str, count: int) -> Callable:
-        """What does ``what`` once and gives what the scripts' own function gives; it may be called again.
+        """A function that does ``what`` once and returns what the scripts' own function returns.
 
         what: train, a step of ``count`` images; eval, one name in each of ``count`` images (plain: one image at a
         time); generalised, one of ``count`` names for each pixel of an image (the data set's, over and over again).
         """
-        args = self.model, self.text, self.data.fit, self.device, self.autocast
         if what == "train":
             batches = list(self._loaded(count, count))
             return lambda: self._steps(batches, 1)
         if what == "eval":
             batches = list(self._loaded(count, 1 if self.plain else self.cfg.eval.batch_size, testing=True))
-            return lambda: self._set() or evaluate(Predictor(*args), batches, self.data.unseen, self.data.classes,
+            return lambda: self._set() or evaluate(self.predictor(), batches, self.data.unseen, self.data.classes,
                                                    "exhaustive").scores
-        text, options = self.text_of([i % len(self.names) for i in range(count)]), self.cfg.eval
-        label = Labeller(self.model, text, *args[2:], options.presence, options.chunk)
+        text = self.text_of([i % len(self.data.classes.names) for i in range(count)])
+        label = Labeller(self.model, text, self.data.fit, self.device, self.autocast, self.cfg.eval.presence,
+                         self.cfg.eval.chunk)
         batch, = self._loaded(1, 1, testing=True)
         return lambda: self._set() or label(batch)
 
     def _set(self) -> None:
         """Torch's settings as the scripts have them. The released code does not ask for deterministic operations."""
-        set_tf32(self.device, self.precision)
+        set_tf32(self.device, self.cfg.precision)
         torch.set_deterministic_debug_mode("default" if self.plain else "warn")
 
     def _steps(self, batches: Iterable, steps: int) -> list[dict]:
@@ -161,12 +157,12 @@ class Variant:
         first, waits = 2 + 2 * workers * (self.device.type == "cuda"), []
         done = self._steps(_timed(self._loaded(images * (first + steps), images, workers), waits), first + steps)
         seconds = sum(step["seconds"] for step in done[first:])
-        return {**found, "images": images, "workers": workers, "steps": steps, "precision": self.precision,
+        return {**found, "images": images, "workers": workers, "steps": steps, "precision": self.cfg.precision,
                 "ms": 1000 * seconds / steps, "waiting": sum(waits[first:]) / seconds}
 
 
 def _timed(batches: Iterable, waits: list[float]) -> Iterator:
-    """Pass batches on; ``waits`` gets the seconds until each was there."""
+    """The batches. ``waits`` gets the seconds that each of them took to arrive."""
     batches = iter(batches)
     while True:
         start = time.perf_counter()

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from functools import cache
 
 from util.compare.runs import Result
-from util.config import changes_numbers
+from util.config import changes_numbers, differing
 from util.runtime.errors import UserError
 
-# What runs of one row differ in by right, and what is compared in another way: by where the weights come from.
+# In these the runs of one row may differ; where their weights come from is compared by itself.
 APART = {"arch", "fold", "seed", "weights", "train.select", "data.train_classes", "eval.manifest"}
 TEST = ("eval.draws", "eval.seed", "eval.manifest", "eval.images", "eval.fit", "data.min_pixels")  # what decides a test
 ALIKE = {  # what runs must agree in whose scores are compared or averaged
@@ -71,10 +71,7 @@ def gather(results: Iterable[Result], partial: bool = False) -> list[Group]:
 
 def differing_options(a: Result, b: Result) -> dict[str, tuple]:
     """{option: (of a, of b)} of those that change numbers, without those that runs of one row differ in."""
-    missing = object()  # no option's value: None is one
-    keys = sorted(key for key in {**a.options, **b.options} if key not in APART
-                  and a.options.get(key, missing) != b.options.get(key, missing))
-    return {key: (a.options.get(key), b.options.get(key)) for key in keys if _counts(key)}
+    return {key: values for key, values in differing(a.options, b.options).items() if key not in APART and _counts(key)}
 
 
 def _check_alike(group: Group) -> None:

@@ -31,7 +31,7 @@ def report(groups: list[Group], published: list[Published], baseline: str, colum
            ) -> dict[str, bytes]:
     """{file name: contents}. A section a data set; pictures for each data set and protocol; report.html has it all.
 
-    Says on stderr which pictures there are not. Raises UserError for a picture of a run that cannot be read.
+    Tells stderr which pictures could not be made. Raises UserError for a picture of a run that cannot be read.
     """
     tables = make_tables(groups, published, baseline)
     groups = [g for table in tables for g in table.groups]

@@ -55,7 +55,7 @@ class Result:
     samples: int
     seed: int                  # of the training
     selection: str             # unseen, seen or last; UNTRAINED or UNKNOWN
-    trained_on: str            # data.train_classes of the training, and whose fold if not this one's, and from what
+    trained_on: str            # data.train_classes of the training, whose fold if not this one's, fine-tuned, extended
     not_zero_shot: str         # why the score is not zero-shot; "" where it is
     miou: float
     fb_iou: float

@@ -19,7 +19,7 @@ LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "~": r"\textasciitilde{}", "
 
 
 class Column(NamedTuple):
-    """key: of a row's value, which ``cell`` words. best: the highest is bold. common: said once where all agree."""
+    """key: of the value in a row; cell: its text; best: the highest is bold; common: said once if all agree."""
     head: str
     key: str
     cell: Callable[[object], str]

@@ -3,23 +3,22 @@
     python -m util.evaluation.bounds [key=value ...]     options: config/shapes/esda.yaml
 """
 import sys
-from functools import partial
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 import torch
 
-from data.dataset import EvalBatch
 from data.fold import FoldData
 from data.folds import FOLDS
 from model import IGNORE
 from model.clip.weights import WeightsError, read_clip
 from util import config as configuration
 from util.config import Config
-from util.evaluation.evaluate import evaluate
+from util.evaluation.evaluate import Result, score
 from util.evaluation.metric import Counts, count
-from util.evaluation.predict import Prediction
 from util.runtime.errors import run_main
+from util.runtime.progress import progress
 
 
 def patch_labels(mask: np.ndarray, class_id: int, patch: int) -> np.ndarray:
@@ -35,14 +34,15 @@ def any_object(mask: np.ndarray) -> np.ndarray:
     return ((mask > 0) & (mask != IGNORE)) - 0.5
 
 
-def predict(batch: EvalBatch, evidence_of) -> list[Prediction]:
-    """What ``evidence_of(mask, class id)`` says of each sample."""
-    predictions = []
-    for sample, image, valid, mask in zip(batch.samples, batch.images, batch.valid_sizes, batch.masks):
-        evidence = torch.from_numpy(evidence_of(mask, sample.class_id))
-        counts = Counts(*count(evidence > 0, torch.from_numpy(mask), sample.class_id).tolist())
-        predictions.append(Prediction(sample, image, valid, mask, evidence, None, counts, 0.0))
-    return predictions
+def miou(data: FoldData, evidence_of: Callable[[np.ndarray, int], np.ndarray]) -> float:
+    """What ``evidence_of(mask, class id)`` scores on the fold's test samples, in percent."""
+    results = []
+    for batch in progress(data.loader(data.draws()[0]), f"fold {data.cfg.fold}"):
+        for sample, mask in zip(batch.samples, batch.masks):
+            found = torch.from_numpy(evidence_of(mask, sample.class_id) > 0)
+            counts = Counts(*count(found, torch.from_numpy(mask), sample.class_id).tolist())
+            results.append(Result(sample, counts, 0.0, None))
+    return score(results, data.unseen, data.classes, "exhaustive")["miou"]
 
 
 def main() -> None:
@@ -51,12 +51,8 @@ def main() -> None:
     kinds = {f"perfect {patch} px patches": lambda mask, c: patch_labels(mask, c, patch),
              "perfect class-agnostic mask": lambda mask, _: any_object(mask)}
     for label, evidence_of in kinds.items():
-        scores = []
-        for fold in range(FOLDS):
-            data = FoldData(configuration.load(Config, path, [*sys.argv[1:], f"fold={fold}"]))
-            result = evaluate(partial(predict, evidence_of=evidence_of), data.loader(data.draws()[0]), data.unseen,
-                              data.classes, "exhaustive", label=f"fold {fold}")
-            scores.append(result.scores["miou"])
+        scores = [miou(FoldData(configuration.load(Config, path, [*sys.argv[1:], f"fold={fold}"])), evidence_of)
+                  for fold in range(FOLDS)]
         print(f"{label}: mIoU {' '.join(f'{s:.1f}' for s in scores)}, mean {np.mean(scores):.1f}")
 
 

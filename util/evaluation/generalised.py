@@ -11,7 +11,7 @@ from data.dataset import EvalBatch
 from data.folds import Classes
 from data.transform import Fit
 from util.evaluation.evaluate import by_name
-from util.evaluation.metric import Confusion, harmonic, percent
+from util.evaluation.metric import Confusion, harmonic, mean_iou, percent
 from util.evaluation.predict import at_once, evaluation_mode, require_finite, windows
 from util.runtime.processes import SINGLE_PROCESS, Processes
 from util.runtime.progress import progress
@@ -110,7 +110,7 @@ def evaluate_generalised(label_images: Callable[[EvalBatch], list[np.ndarray]], 
     confusion.counts = processes.sum(torch.from_numpy(confusion.counts)).numpy()
     images = sum(processes.gather(images))
     iou = confusion.iou()
-    seen_miou, unseen_miou = confusion.mean(seen), confusion.mean(unseen)
+    seen_miou, unseen_miou = mean_iou(iou, seen), mean_iou(iou, unseen)
     return {"protocol": "generalised", "samples": images, "miou": percent(unseen_miou), "seen_miou": percent(seen_miou),
             "hiou": percent(harmonic(seen_miou, unseen_miou)), "pixel_accuracy": percent(confusion.pixel_accuracy),
             "background_iou": percent(iou.get(0, 0.0)), "fb_iou": percent(confusion.fb_iou),

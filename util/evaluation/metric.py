@@ -39,6 +39,12 @@ def percent(share: float) -> float:
     return 100 * share
 
 
+def mean_iou(iou: dict[int, float], class_ids: tuple[int, ...]) -> float:
+    """The mean over those of ``class_ids`` that were met; 0 where none was."""
+    values = [iou[c] for c in class_ids if c in iou]
+    return float(np.mean(values)) if values else 0.0
+
+
 class Tally:
     """Intersections and unions of every class, and of foreground and background over all samples.
 
@@ -66,8 +72,7 @@ class Tally:
 
     @property
     def miou(self) -> float:
-        values = list(self.per_class().values())
-        return float(np.mean(values)) if values else 0.0
+        return mean_iou(self.per_class(), self.class_ids)
 
     @property
     def fb_iou(self) -> float:
@@ -96,12 +101,6 @@ class Confusion:
         hit = self.counts.diagonal()
         union = self.counts.sum(0) + self.counts.sum(1) - hit
         return {c: hit[c] / union[c] for c in range(self.classes + 1) if union[c]}
-
-    def mean(self, class_ids: tuple[int, ...]) -> float:
-        """mIoU over those of ``class_ids`` that were met."""
-        iou = self.iou()
-        values = [iou[c] for c in class_ids if c in iou]
-        return float(np.mean(values)) if values else 0.0
 
     @property
     def fb_iou(self) -> float:

@@ -62,7 +62,7 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, batch: EvalBatch) -> list[Prediction]:
-        ids = [self._queried(sample) for sample in batch.samples]
+        ids = [self.queried_class[sample] if self.queried_class else sample.class_id for sample in batch.samples]
         with evaluation_mode(self.model):
             seen, evidence, priors, present = self._find(batch, ids, [mask.shape for mask in batch.masks])
             if self.views != Views():
@@ -99,9 +99,6 @@ class Predictor:
         pixels = torch.from_numpy(np.stack(canvases).transpose(0, 3, 1, 2))
         with taking(self.model, side):
             return self._find(EvalBatch(pixels, list(valid_sizes), [], []), ids, [i.shape[:2] for i in images])[1]
-
-    def _queried(self, sample: Sample) -> int:
-        return self.queried_class[sample] if self.queried_class else sample.class_id
 
 
 def presence(evidence: Tensor, own: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Is the named thing in the image at all? A number for each prediction, and the threshold that parts yes from no."""
+"""Is the named thing in the image at all? A number for each prediction, and the threshold between yes and no."""
 from dataclasses import replace
 
 import numpy as np

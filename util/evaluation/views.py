@@ -30,7 +30,7 @@ class Views(NamedTuple):
 
 def look(images: list[np.ndarray], names: list[int], find: Find, views: Views,
          first: list[Tensor] | None = None) -> list[Tensor]:
-    """The evidence of all ``views``. Zoom's first mask is that of flip and scales, and its crops are seen so, too.
+    """The evidence of all ``views``. Zoom starts from the mask that flip and scales find, and uses both on its crops.
 
     first: what ``find`` says of the images at scale 1, where that is known.
     """
@@ -57,8 +57,8 @@ def zoomed(images: list[np.ndarray], names: list[int], evidence: list[Tensor],
     """``evidence`` after a closer look at its small regions: the same name again in the box of each, enlarged.
 
     Where boxes lie, the evidence becomes the mean of all looks at a pixel, in which each crop weighs CROP and the first
-    look 1. A crop shows its thing finer. The whole image shows what is around it, and at a size that training has met
-    more often, so it counts more.
+    look 1. A crop shows the thing in more detail. The whole image shows what is around it, and at a size that training
+    has met more often, so it counts more.
     """
     boxes = [boxes_of((e > 0).cpu().numpy()) for e in evidence]
     places = [(k, box) for k, of_image in enumerate(boxes) for box in of_image]

@@ -8,7 +8,7 @@ import json
 import warnings
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from timeit import repeat
 
 import numpy as np
 import torch
@@ -108,15 +108,7 @@ def compare(graph: EvidenceGraph, data: bytes, images: Tensor, text: dict[str, T
         raise UserError(f"onnxruntime {onnxruntime.__version__} differs from torch by {worst:.1e} of the largest "
                         f"evidence, and {TOLERANCE} is allowed; nothing was written; try another version of it")
     arrays = {name: part.numpy() for name, part in inputs.items()}
-    ms = [1000 * seconds(call) for call in (lambda: graph(*inputs.values()), lambda: session.run(None, arrays))]
+    ms = [1000 * median(repeat(call, number=1, repeat=ROUNDS))
+          for call in (lambda: graph(*inputs.values()), lambda: session.run(None, arrays))]
     return (f"evidence within {worst:.0e} of torch's, relative to the largest; one image, two names, "
             f"{torch.get_num_threads()} threads: {ms[1]:.0f} ms, torch {ms[0]:.0f} ms")
-
-
-def seconds(call) -> float:
-    """The median of ROUNDS."""
-    def once() -> float:
-        start = perf_counter()
-        call()
-        return perf_counter() - start
-    return median(once() for _ in range(ROUNDS))

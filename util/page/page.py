@@ -22,7 +22,7 @@ EXAMPLES_SEED = 2025
 
 
 def page(segmenter: Segmenter, folder: Path, shipped: bool, kept: int) -> gr.Blocks:
-    """folder: where files of the page lie; shipped: whether the model knows Shapes-5i alone; kept: s, of files."""
+    """folder: where files of the page lie; shipped: whether the model knows Shapes-5i alone; kept: s files stay."""
     def segment(path: str | None, words: str, threshold: float, zoom: bool = False):
         try:
             result = segmenter(_checked(path), _names(words), threshold=threshold, zoom=zoom)

@@ -74,7 +74,7 @@ def _draw_extremes(experiment: Experiment, chosen: dict[str, list[Sample]], run:
 
 
 def _name(sample: Sample, data: FoldData) -> str:
-    """The same under every config. The list's line is in it because two folders may hold masks of one name."""
+    """A sample's name, the same under every config. It holds the list's line: two masks may have one file name."""
     return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}"
 
 

@@ -1,7 +1,7 @@
 """What tested weights were trained on: whether a score is zero-shot, and whether the options are those of training."""
 from data.folds import Classes
 from data.samples import TRAINED_ON
-from util.config import ROOT, Config, changes_numbers, completed, flat, from_dict, load, to_dict
+from util.config import ROOT, Config, changes_numbers, completed, differing, flat, from_dict, load, to_dict
 from util.runtime.errors import UserError
 
 RELEASED = ROOT / "config" / "pascal" / "released.yaml"  # the options under which the released code trained
@@ -22,7 +22,7 @@ def origin_of(cfg: Config, start: dict | None = None) -> dict:
 
 
 def origin_of_checkpoint(saved: dict, file: str) -> dict | None:
-    """The same of a checkpoint; None where it does not say, as released ones do not.
+    """What ``origin_of`` says, read from a checkpoint; None where it does not tell, as released ones do not.
 
     ``classes`` is None in one of an older version whose file of classes is gone.
     """
@@ -30,7 +30,8 @@ def origin_of_checkpoint(saved: dict, file: str) -> dict | None:
         return None
     cfg = from_dict(Config, saved["config"], f"{file}: its options", strict=False)
     if "trained_on" in saved:
-        _require_origin(saved["trained_on"], file)
+        if not _is_origin(saved["trained_on"]):
+            raise UserError(f"{file}: its 'trained_on' is not what train.py saves; use another checkpoint of that run")
         return saved["trained_on"]
     try:
         return origin_of(cfg)
@@ -39,31 +40,25 @@ def origin_of_checkpoint(saved: dict, file: str) -> dict | None:
                 "train_classes": cfg.data.train_classes, "classes": None}
 
 
-def _require_origin(origin, file: str) -> None:
-    """Raise UserError unless ``origin`` is what origin_of gives."""
-    _require(origin, {"dataset": str, "arch": str, "fold": int, "seed": int, "train_classes": str,
-                      "classes": (list, type(None))}, file)
-    if origin["train_classes"] not in TRAINED_ON or not all(isinstance(name, str) for name in origin["classes"] or ()):
-        raise _odd_origin(file)
-    planned = origin.get("extended", [])
-    if not isinstance(planned, list) or not all(type(epochs) is int for epochs in planned):
-        raise _odd_origin(file)
+def _is_origin(origin) -> bool:
+    """Whether it holds what ``origin_of`` gives."""
+    if not _holds(origin, dataset=str, arch=str, fold=int, seed=int, train_classes=str):
+        return False
     if "start" in origin:
-        _require(origin["start"], {"file": str, "epoch": int, "carries_clip": bool, "trained_on": (dict, type(None))},
-                 file)
-        if origin["start"]["trained_on"] is not None:
-            _require_origin(origin["start"]["trained_on"], file)
+        before = origin["start"]
+        if not _holds(before, file=str, epoch=int, carries_clip=bool) or (
+                before.get("trained_on") is not None and not _is_origin(before["trained_on"])):
+            return False
+    return (origin["train_classes"] in TRAINED_ON and _are(str, origin.get("classes") or [])
+            and _are(int, origin.get("extended", [])))
 
 
-def _require(entries, types: dict, file: str) -> None:
-    if not isinstance(entries, dict) or not all(
-            isinstance(entries.get(key), kind) and (kind is bool or not isinstance(entries[key], bool))
-            for key, kind in types.items()):
-        raise _odd_origin(file)
+def _holds(entries, **types: type) -> bool:
+    return isinstance(entries, dict) and all(type(entries.get(key)) is kind for key, kind in types.items())
 
 
-def _odd_origin(file: str) -> UserError:
-    return UserError(f"{file}: its 'trained_on' is not what train.py saves; use another checkpoint of that run")
+def _are(kind: type, values) -> bool:
+    return isinstance(values, list) and all(type(value) is kind for value in values)
 
 
 def not_zero_shot(origin: dict | None, cfg: Config) -> str:
@@ -95,10 +90,9 @@ def changed_options(saved: dict, cfg: Config) -> dict[str, dict]:
         then = {**flat(to_dict(load(Config, RELEASED))), "model.size": cfg.model.size}
     else:
         then = flat(completed(saved["config"]))
-    now = flat(to_dict(cfg))
-    names = [name for name in sorted(then.keys() | now.keys()) if name.startswith("model.") or name == "data.names"]
-    return {name: {"trained": then.get(name), "now": now.get(name)} for name in names
-            if changes_numbers(name) and then.get(name) != now.get(name)}
+    return {name: {"trained": trained, "now": now}
+            for name, (trained, now) in differing(then, flat(to_dict(cfg))).items()
+            if (name.startswith("model.") or name == "data.names") and changes_numbers(name)}
 
 
 def in_words(changed: dict[str, dict]) -> str:

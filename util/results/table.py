@@ -3,6 +3,7 @@
     python -m util.results.table --config config/shapes/esda.yaml run=NAME
 """
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 
@@ -18,11 +19,13 @@ COLUMNS = {"miou": "mIoU", "fb_iou": "FB-IoU", "name_auc": "name AUC", "absent_n
            "seen_miou": "seen mIoU", "hiou": "hIoU", "pixel_accuracy": "pixel accuracy"}
 
 
-def read_folds(cfg: Config) -> Group:
-    """results.json of every fold of the run; UserError if one is missing or they cannot be averaged."""
+def read_folds(cfg: Config, folds: Iterable[int], partial: bool = False) -> Group:
+    """results.json of ``folds`` of the run. Raises UserError if one is missing or they cannot be averaged.
+
+    partial: whether ``folds`` may be some of them.
+    """
     folder = Path(cfg.exp) / cfg.dataset / cfg.arch
-    folds = range(len(classes_of(cfg.data).folds))
-    return gather(read(folder / f"fold{k}" / cfg.run / "results.json") for k in folds)[0]
+    return gather((read(folder / f"fold{k}" / cfg.run / "results.json") for k in folds), partial)[0]
 
 
 def folds_table(group: Group) -> str:
@@ -41,5 +44,10 @@ def folds_table(group: Group) -> str:
             + markdown_table(["fold", *(head + mark * (key == "miou") for key, head in columns.items())], cells))
 
 
+def main() -> None:
+    cfg = from_command_line(sys.argv[1:])
+    print(folds_table(read_folds(cfg, range(len(classes_of(cfg.data).folds)))))
+
+
 if __name__ == "__main__":
-    run_main(lambda: print(folds_table(read_folds(from_command_line(sys.argv[1:])))))
+    run_main(main)

@@ -6,17 +6,12 @@ from tensorboardX import summary
 
 from util.config import Config, flat, to_dict
 
-LAYOUT = {  # of the tab "custom scalars": {category: {chart: (kind, names or patterns of curves)}}
+LAYOUT = summary.custom_scalars({  # {category: {chart: (kind, names or patterns of curves)}}, of the tab of that name
     "scores": {"mIoU of unseen and of seen classes": ("Multiline", ["mIoU_unseen", "seen/mIoU"]),
                "IoU of each unseen class": ("Multiline", ["unseen_IoU/.*"])},
-    "training": {"losses": ("Multiline", ["train/loss.*"]), "learning rate": ("Multiline", ["train/lr"])}}
+    "training": {"losses": ("Multiline", ["train/loss.*"]), "learning rate": ("Multiline", ["train/lr"])}})
 OPTIONS = ("dataset", "arch", "fold", "seed", "precision", "model.kind", "model.size", "train.epochs",
            "train.epoch_samples", "train.batch_size", "train.optimizer", "train.lr")  # of the tab "hparams"
-
-
-def layout():
-    """The summary that arranges the tab "custom scalars"."""
-    return summary.custom_scalars(LAYOUT)
 
 
 def epoch_scores(unseen: dict, seen: dict) -> dict[str, float]:

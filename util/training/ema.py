@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The mean of a model's trained weights over its last steps, each step weighing ``decay`` times the next one.
+    """The mean of a model's trained weights over its last steps. Each step weighs ``decay`` times the next one.
 
     The decay is smaller in the first steps, min(decay, (1 + t) / (10 + t)) in step t from 0 on, so that the weights of
     the start do not stay in it for long (TensorFlow's ExponentialMovingAverage). decay 0: the weights themselves.
@@ -20,7 +20,7 @@ class Average:
 
     @torch.no_grad()
     def update(self) -> None:
-        """After a step of the optimiser."""
+        """Take in the weights after a step of the optimiser."""
         self.steps += 1
         if self.trained:
             decay = min(self.decay, self.steps / (9 + self.steps))
@@ -28,7 +28,7 @@ class Average:
 
     @contextlib.contextmanager
     def in_place(self) -> Iterator[None]:
-        """Within it the model has the mean for its weights."""
+        """Within the block the model's weights are the mean."""
         self._swap()
         try:
             yield
@@ -47,7 +47,7 @@ class Average:
         return dict(zip(self.trained, self.mean))
 
     def state(self) -> dict:
-        """What a checkpoint with the mean needs besides, to go on: the steps and the weights after the last one."""
+        """What a run needs to go on besides the mean: the number of steps, and the weights after the last one."""
         return {"steps": self.steps, "last": {name: p.detach() for name, p in self.trained.items()}}
 
     @torch.no_grad()

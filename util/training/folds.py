@@ -16,10 +16,8 @@ from pathlib import Path
 
 from data.folds import classes_of
 from data.index import read_index
-from util.compare.groups import gather
-from util.compare.runs import read
 from util.config import Config, from_command_line
-from util.results.table import folds_table
+from util.results.table import folds_table, read_folds
 from util.run.folder import folder_of
 from util.runtime.errors import Parser, UserError, run_main, tell
 from util.runtime.stop import Stopped, StopRequest
@@ -42,7 +40,7 @@ class Fold:
         print(f"fold {self.number} on {'a CPU' if self.gpu == 'cpu' else f'GPU {self.gpu}'}: {text}", flush=True)
 
     def show_epochs(self) -> None:
-        """Print the lines of epochs that the run's log has got."""
+        """Print the lines of epochs that are new in the run's log."""
         log = self.folder / "log.txt"
         if log.is_file():
             with open(log, "rb") as file:
@@ -54,7 +52,7 @@ class Fold:
                     self.say(line.partition(" ")[2])
 
     def end(self) -> bool:
-        """Say how it ended; whether that was well."""
+        """Say how it ended. Returns whether it succeeded."""
         self.show_epochs()
         status, minutes = self.process.returncode, (time.monotonic() - self.since) / 60
         said = output_of(self.folder).read_text(errors="replace").splitlines()
@@ -67,7 +65,7 @@ class Fold:
 
 
 class ForAll(StopRequest):
-    """A StopRequest that every running fold gets, too."""
+    """A StopRequest that is passed on to every running fold."""
 
     def __init__(self):
         self.running: dict[str, Fold] = {}
@@ -117,7 +115,7 @@ def start(number: int, gpu: str, cfg: Config, command: list[str], places: int) -
 
 
 def run_all(numbers: list[int], gpus: list[str], cfg: Config, command: list[str]) -> dict[int, bool]:
-    """Run every fold when a GPU is free for it; {fold: whether it ended well}. Raises Stopped."""
+    """Run every fold as soon as a GPU is free. Returns {fold: whether it succeeded}. Raises Stopped."""
     waiting, free, ended, stop = list(numbers), list(gpus), {}, ForAll()
     running: dict[str, Fold] = stop.running
     try:
@@ -168,8 +166,7 @@ def main() -> None:
         raise
     done = [number for number in numbers if ended[number]]
     if done:
-        root = folder_of(cfg, cfg.run).parent.parent
-        print(folds_table(gather((read(root / f"fold{k}" / cfg.run / "results.json") for k in done), partial=True)[0]))
+        print(folds_table(read_folds(cfg, done, partial=True)))
     failed = [str(number) for number in numbers if not ended[number]]
     if failed:
         raise UserError(f"fold {', '.join(failed)} failed, see above; when that is mended, {again}")

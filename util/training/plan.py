@@ -15,7 +15,7 @@ from data.samples import distinct
 from util.results import cost
 from util.runtime.device import describe
 from util.runtime.errors import UserError
-from util.training.loop import Progress, train_one_epoch
+from util.training.loop import Progress
 from util.training.trainer import Trainer
 
 TRAINING, TESTING = 20.0, 10.0   # s for which each is measured; a batch to warm up and another one at least
@@ -79,24 +79,19 @@ def _lines(trainer: Trainer) -> Iterator[tuple[str, str]]:
 
 def _measure_training(trainer: Trainer) -> tuple[float, list[float]]:
     """Operations of an image in a training step, and the seconds of each step that was measured, loading included."""
-    def steps(batches) -> Iterator[dict]:
-        return train_one_epoch(trainer.model, trainer.losses_of, trainer.text, batches, trainer.optimizer, Progress(),
-                               trainer.batches.batches, trainer.cfg.train, trainer.device, trainer.autocast,
-                               trainer.processes)
-
     trainer.batches.start(0)
     first = next(iter(trainer.loader))
     one = TrainBatch(*(part[:1] for part in first))  # the counter wants attention that takes more memory
-    flop = cost.count_flops(lambda: list(steps([one])))
+    flop = cost.count_flops(lambda: list(trainer.steps([one], Progress())))
     if trainer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(trainer.device)
     trainer.batches.start(0)
     seconds, start = [], time.monotonic()
-    for step in steps(_endless(trainer.loader)):
+    for step in trainer.steps(_endless(trainer.loader), Progress()):
         seconds.append(step["seconds"])
         if len(seconds) > 1 and trainer.processes.gather(time.monotonic() - start > TRAINING)[0] or len(seconds) > 20:
-            return flop, seconds[1:]  # the first one warms up
-    raise AssertionError("an endless loader has ended")
+            break
+    return flop, seconds[1:]  # the first one warms up
 
 
 def _endless(loader) -> Iterator:
@@ -106,19 +101,16 @@ def _endless(loader) -> Iterator:
 
 def _measure_testing(trainer: Trainer) -> tuple[float, int]:
     """Seconds of a test sample, shared among the processes and loading included, and how many were measured."""
-    data = trainer.data
-    predict = trainer.predictor()
-    batches, start, count, before = _endless(data.loader(distinct([trainer.draw]))), time.monotonic(), 0, 0.0
-    for number, batch in enumerate(batches):
+    predict, batches = trainer.predictor(), _endless(trainer.data.loader(distinct([trainer.draw])))
+    predict(next(batches))  # warms up
+    start, count = time.monotonic(), 0
+    for number, batch in enumerate(batches, 1):
         predict(batch)
-        now = time.monotonic()
-        if not number:
-            before = now  # the first one warms up
-            continue
         count += len(batch.samples)
-        if trainer.processes.gather(now - start > TESTING)[0] or number > 10:
-            return (now - before) / count / trainer.processes.count, count
-    raise AssertionError(f"no test samples of {trainer.cfg.dataset}")
+        seconds = time.monotonic() - start
+        if trainer.processes.gather(seconds > TESTING)[0] or number > 10:
+            break
+    return seconds / count / trainer.processes.count, count
 
 
 def _memory(device: torch.device) -> tuple[int, int, str]:
@@ -131,9 +123,9 @@ def _memory(device: torch.device) -> tuple[int, int, str]:
 
 
 def _disk(trainer: Trainer) -> tuple[Path, int, int]:
-    """What exists of exp=, the bytes of a run's checkpoints with a copy under way, and those that are free.
+    """The part of exp= that exists, the bytes that a run's checkpoints need, and the bytes that are free.
 
-    last.pt is written beside the one it replaces.
+    A checkpoint is written beside the one it replaces, so the largest counts twice.
     """
     folder = Path(trainer.cfg.exp).resolve()
     while not folder.exists():

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from util.config import Config, changes_numbers, flat, from_dict, to_dict
+from util.config import Config, changes_numbers, differing, flat, from_dict, to_dict
 from util.results.origin import origin_of_checkpoint
 from util.run import checkpoint
 from util.run.folder import folder_of
@@ -16,7 +16,7 @@ from util.training.optim import schedule
 
 
 def find_run(cfg: Config) -> Config:
-    """``cfg`` with the folder that resume=auto means: that of the run of this name if it has a checkpoint, else none.
+    """``cfg`` with resume=auto replaced: by the folder of the run of this name if it has a checkpoint, else by none.
 
     Raises UserError where the run has no name.
     """
@@ -43,10 +43,9 @@ def read_run(cfg: Config) -> tuple[Config, dict, Path]:
         raise UserError(f"weights={cfg.weights} and resume={cfg.resume}: a run that is resumed goes on from its own "
                         f"weights; leave one of the two away")
     cfg = replace(cfg, weights=before.weights)
-    then, now = flat(to_dict(before)), flat(to_dict(cfg))
-    changed = [f"{name} (then {then[name]!r}, now {now[name]!r})" for name in sorted(now)
-               if then[name] != now[name] and changes_numbers(name)
-               and not (name == "train.epochs" and now[name] > then[name])]
+    changed = [f"{name} (then {then!r}, now {now!r})"
+               for name, (then, now) in differing(flat(to_dict(before)), flat(to_dict(cfg))).items()
+               if changes_numbers(name) and not (name == "train.epochs" and now > then)]
     if changed:
         raise UserError(f"{file}: the run was started with other options: {', '.join(changed)}; resume with the same "
                         f"ones (resume= without --config takes them from config.yaml in its folder), or start a new "
@@ -55,9 +54,9 @@ def read_run(cfg: Config) -> tuple[Config, dict, Path]:
 
 
 def extended(origin: dict, saved: dict, cfg: Config) -> dict:
-    """``origin``, what checkpoints say of a run, with the epochs it was planned for where it now gets more.
+    """``origin``, what checkpoints say of a run; where it now gets more epochs, with the number it was planned for.
 
-    Its rate then follows no poly schedule from the start, so its numbers are not those of a run of so many epochs.
+    Its rate then does not follow one poly schedule, so its numbers are not those of a run that was planned for all.
     """
     epochs = from_dict(Config, saved["config"], "a checkpoint").train.epochs
     if epochs == cfg.train.epochs or not (saved["at"]["epoch"] or saved["at"]["step"]):
@@ -69,9 +68,9 @@ def going_on(saved: dict, cfg: Config, at: Progress, steps: int) -> str:
     """What the log says of a run that goes on: from where, and what is other than before. steps: of an epoch."""
     before = from_dict(Config, saved["config"], "a checkpoint")
     text = f"goes on after {at.epoch} of {before.train.epochs} epochs and {at.step} of {steps} steps"
-    then, now = flat(to_dict(before)), flat(to_dict(cfg))
-    changed = [f"{name} {now[name]!r} (then {then[name]!r})" for name in sorted(now)
-               if then[name] != now[name] and name not in ("resume", "run", "train.epochs")]
+    changed = [f"{name} {now!r} (then {then!r})"
+               for name, (then, now) in differing(flat(to_dict(before)), flat(to_dict(cfg))).items()
+               if name not in ("resume", "run", "train.epochs")]
     if changed:
         text += f"; options that change no number: {', '.join(changed)}"
     if before.train.epochs != cfg.train.epochs:
@@ -93,7 +92,7 @@ def started_from(weights: TrainedWeights | None) -> dict | None:
 
 @contextlib.contextmanager
 def understood(file: Path, entry: str):
-    """Turns whatever an odd entry of a checkpoint raises into a UserError that names it."""
+    """Turn whatever an odd entry of a checkpoint raises into a UserError that names the entry."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:

@@ -2,11 +2,13 @@
 import math
 import signal
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from data.dataset import TrainBatch
 from data.samples import distinct, spread
 from model.build import TRAINED, build_losses
 from model.losses import TERMS
@@ -14,6 +16,7 @@ from util.config import Config, to_dict
 from util.evaluation.evaluate import evaluate
 from util.evaluation.experiment import Experiment
 from util.evaluation.presence import calibrate
+from util.results import cost
 from util.results.final import final_test, table, where
 from util.results.origin import changed_options, in_words, not_zero_shot, origin_of, origin_of_checkpoint
 from util.results.pictures import panel
@@ -74,8 +77,7 @@ class Trainer(Experiment):
             self.run.write_options(replace(cfg, run=self.run.folder.name))
 
     def _tell(self, images: int, start: TrainedWeights | None) -> None:
-        parameters = list(self.model.parameters())
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        sizes = cost.parameters(self.model)
         machine = describe(self.device, self.cfg.precision, self.processes.count)
         self.run.log(f"run {self.run.folder}  code {code_version()}  {machine}")
         self.run.log(f"fold {self.cfg.fold}: unseen {', '.join(map(self.data.classes.name, self.data.unseen))}")
@@ -88,7 +90,7 @@ class Trainer(Experiment):
                          + "; optimiser and schedule start anew"
                          + (f"; other options than it was trained with: {in_words(changed)}" if changed else ""))
         self.run.log(f"{images} training images, {len(self.draw)} test samples ({self.data.sample_protocol}), "
-                     f"{trained:,} of {sum(p.numel() for p in parameters):,} parameters train, {self.batches.batches} "
+                     f"{sizes['trainable']:,} of {sizes['total']:,} parameters train, {self.batches.batches} "
                      f"iterations an epoch, lr {self.cfg.train.lr:g} with {self.cfg.train.optimizer}")
 
     def _take_back(self, saved: dict, file: Path) -> None:
@@ -137,12 +139,17 @@ class Trainer(Experiment):
             "average": self.average.state(), "history": self.history})
         self.saved = time.monotonic()
 
+    def steps(self, batches: Iterable[TrainBatch], at: Progress) -> Iterator[dict]:
+        """``train_one_epoch`` of this model."""
+        return train_one_epoch(self.model, self.losses_of, self.text, batches, self.optimizer, at, self.batches.batches,
+                               self.cfg.train, self.device, self.autocast, self.processes)
+
     def train_epoch(self) -> None:
-        cfg, steps = self.cfg.train, self.batches.batches
+        """The epoch under way from the step where it stands, into log, TensorBoard and last.pt. Raises Stopped."""
+        cfg = self.cfg.train
         self.batches.start(self.at.epoch, self.at.step)
-        stream = train_one_epoch(self.model, self.losses_of, self.text, self.loader, self.optimizer, self.at, steps,
-                                 cfg, self.device, self.autocast, self.processes)
-        bar = progress(stream, f"epoch {self.at.epoch + 1}/{cfg.epochs}", total=steps, initial=self.at.step)
+        bar = progress(self.steps(self.loader, self.at), f"epoch {self.at.epoch + 1}/{cfg.epochs}",
+                       total=self.batches.batches, initial=self.at.step)
         images = seconds = 0
         with self.stop:
             for step in bar:
@@ -190,7 +197,7 @@ class Trainer(Experiment):
         cfg = self.cfg.train
         first = self.at.epoch * self.batches.batches + self.at.step
         self.run.open_events(first)
-        self.run.summaries(curves.layout(), step=first)
+        self.run.summaries(curves.LAYOUT, step=first)
         self.save()
         while self.at.epoch < cfg.epochs and not self._out_of_patience():
             self.train_epoch()

@@ -36,7 +36,7 @@ def make(tiny_clip, tmp_path):
             f"model.clip={tiny_clip}", "model.size=64", "train.optimizer=sgd", "train.lr=0", "eval.presence=0.001",
             *options])
         cfg = work.draw(cfg, tmp_path / str(next(count)))
-        variant = work.Variant(cfg, work.read_or_make(cfg.model.clip), CPU, mode)
+        variant = work.Variant(cfg, work.read_or_make(cfg.model.clip), mode)
         for branch in variant.model.image_encoder.branches.values():
             nn.init.normal_(branch.up, std=0.05)
         with torch.no_grad():
