@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from data.dataset import TrainBatches
 from data.fold import FoldData
 from model.build import build_model, embed_names
 from util.config import ROOT, Config, load
+from util.evaluation.experiment import Experiment
 from util.results.final import _test_generalised, _test_names
 from util.run import checkpoint
 from util.runtime.device import make_deterministic
@@ -135,16 +138,19 @@ def test_one_is_killed_two_go_on_to_one_s_loss_and_to_a_stop_and_one_goes_on(alo
 
 def scores(options: list[str], processes: Processes) -> list:
     """Several draws; a manifest of one sample, so that rank 1 has nothing; every image once. Each with what is kept."""
-    out = []
-    for test, *more in ((_test_names, "eval.protocol=episodic", "eval.samples=7", "eval.draws=3"),
-                        (_test_names, f"eval.manifest={options[-1]}"),
+    out, named = [], partial(_test_names, threshold=None)
+    for test, *more in ((named, "eval.protocol=episodic", "eval.samples=7", "eval.draws=3"),
+                        (named, f"eval.manifest={options[-1]}"),
                         (_test_generalised, "eval.protocol=generalised", "eval.images=5")):
         cfg = load(Config, CONFIG, [*options[:-1], "eval.batch_size=1", *more])
         make_deterministic(cfg.seed)
         data = FoldData(cfg, processes)
         model, _ = build_model(cfg.model)
         text = embed_names(model.text_encoder, data.classes.names, cfg.model)
-        found, kept, _ = test(model, text, data, cfg, torch.device("cpu"), torch.inference_mode())
+        experiment = SimpleNamespace(cfg=cfg, data=data, model=model, text=text, device=torch.device("cpu"),
+                                     autocast=torch.inference_mode())  # an Experiment would join the processes again
+        experiment.predictor = partial(Experiment.predictor, experiment)
+        found, kept, _ = test(experiment)
         out.append([found, [[*sample, float(p.evidence.sum())] for sample, p in kept.items()]])
     return json.loads(json.dumps(out))
 

@@ -45,16 +45,21 @@ def signals_wait() -> Iterator[None]:
     """Ctrl-C and SIGTERM that come meanwhile are told at its end.
 
     While workers are started: what the handler raises would leave half of the workers behind, and a worker has the main
-    process's handler until ``start_worker``.
+    process's handler until ``start_worker``. Blocking the signals would not do, for another thread would take them.
     """
-    if not hasattr(signal, "sigtimedwait"):     # on macOS a worker would keep SIGTERM waiting for ever
+    if threading.current_thread() is not threading.main_thread():   # which alone is told of signals
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number))
+              for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _leave_with_main(parent: int) -> None:
