@@ -49,8 +49,8 @@ def _is_origin(origin) -> bool:
         if not _holds(before, file=str, epoch=int, carries_clip=bool) or (
                 before.get("trained_on") is not None and not _is_origin(before["trained_on"])):
             return False
-    return (origin["train_classes"] in TRAINED_ON and _are(str, origin.get("classes") or [])
-            and _are(int, origin.get("extended", [])))
+    known = "classes" in origin and (origin["classes"] is None or _are(str, origin["classes"]))
+    return known and origin["train_classes"] in TRAINED_ON and _are(int, origin.get("extended", []))
 
 
 def _holds(entries, **types: type) -> bool:

@@ -62,6 +62,7 @@ def test_a_checkpoint_that_does_not_name_its_classes_is_judged_by_its_fold(tmp_p
 
 @pytest.mark.parametrize("odd", [
     3, {}, [], {**FOLD_0, "fold": "0"}, {**FOLD_0, "classes": 3}, {**FOLD_0, "classes": [3]},
+    {**FOLD_0, "classes": ""}, {key: value for key, value in FOLD_0.items() if key != "classes"},
     {**FOLD_0, "train_classes": "some"}, {**FOLD_0, "start": 3}, {**FOLD_0, "start": {"trained_on": 3}}])
 def test_an_odd_entry_is_named(odd):
     with pytest.raises(UserError, match="a.pt: its 'trained_on'"):
