@@ -44,7 +44,6 @@ def main() -> None:
     with stop:  # an import that is cut off complains in its own words
         from util.page.serve import serve
         from util.predict.segmenter import Segmenter
-    stop.check()
     segmenter = Segmenter.load(options.weights, model=options.model, clip=options.clip, device=options.device)
     if options.host not in LOOPBACK:
         tell(f"note: everybody who reaches {options.host} can use this page; it has no password and no encryption")

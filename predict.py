@@ -18,7 +18,6 @@ def main() -> int:
     stop = StopRequest()
     with stop:  # an import that is cut off complains in its own words
         from util.predict.run import predict_files  # torch takes seconds to import: mistakes above are told before
-    stop.check()
     return predict_files(request, stop)
 
 

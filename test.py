@@ -17,7 +17,6 @@ def main() -> None:
     stop = StopRequest()
     with stop:  # an import that is cut off complains in its own words
         from util.evaluation.tester import test  # torch takes seconds to import: mistakes above are told before
-    stop.check()
     test(cfg)
 
 

@@ -16,7 +16,6 @@ def main() -> int:
     try:
         with stop:  # an import that is cut off complains in its own words
             from util.training.trainer import Trainer  # torch takes seconds to import: mistakes above are told before
-        stop.check()
         trainer = Trainer(cfg, stop)
         if cfg.dry_run:
             from util.training.plan import plan

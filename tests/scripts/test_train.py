@@ -13,6 +13,7 @@ from runs import CONFIG, ENVIRONMENT, complains, in_epoch, in_process, run_folde
 
 from data.folds import Classes
 from util.config import ROOT
+from util.run.folder import Run
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +69,23 @@ def test_a_run_stopped_again_and_again_goes_on_to_the_same_result(whole, checked
         assert not (folder / "results.json").exists()
         more = [*more[:2], f"resume={folder}"]
     same(train(checked_options, tmp_path, *more), whole)
+
+
+def test_a_signal_after_the_last_step_is_not_forgotten(whole, checked_options, tmp_path, monkeypatch):
+    write = Run.write_checkpoint
+
+    def interrupted(self, name, content):
+        write(self, name, content)
+        if "at" in content and content["at"]["epoch"] == 1 and content["at"]["step"] == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "write_checkpoint", interrupted)
+        done = in_process("train.py", "--config", CONFIG, *checked_options, f"exp={tmp_path}",
+                          "train.checkpoint_minutes=0")
+    folder = run_folder(tmp_path)
+    assert done.returncode == 130 and f"resume={folder}" in done.stderr
+    same(train(checked_options, tmp_path, f"resume={folder}"), whole)
 
 
 def test_early_stopping_and_sgd(checked_options, tmp_path):

@@ -31,8 +31,8 @@ def start_worker(_: int = 0) -> None:
     cv2.setNumThreads(0)                                            # one process, one core
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)                   # not the main process's handler
-    if hasattr(signal, "sigtimedwait"):                             # on macOS SIGTERM ends a worker
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the thread below takes it
+    if not hasattr(signal, "sigtimedwait"):                         # on macOS SIGTERM ends a worker
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_leave_with_main, args=(os.getppid(),), daemon=True).start()
     with suppress(OSError):  # libpng, libjpeg and OpenCV name no file when they complain; our own message does
         sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
@@ -44,8 +44,9 @@ def start_worker(_: int = 0) -> None:
 def signals_wait() -> Iterator[None]:
     """Ctrl-C and SIGTERM that come meanwhile are told at its end.
 
-    While workers are started: what the handler raises would leave half of the workers behind, and a worker has the main
-    process's handler until ``start_worker``. Blocking the signals would not do, for another thread would take them.
+    While workers are started: what the handler raises would leave half of the workers behind. Blocking the signals
+    would not do, for another thread would take them. But SIGTERM is blocked as well: workers inherit that, and keep it,
+    for a thread of theirs to take. Until ``start_worker`` they may have another handler, the main process's or torch's.
     """
     if threading.current_thread() is not threading.main_thread():   # which alone is told of signals
         yield
@@ -53,9 +54,11 @@ def signals_wait() -> Iterator[None]:
     came: list[int] = []
     before = {number: signal.signal(number, lambda number, _: came.append(number))
               for number in (signal.SIGINT, signal.SIGTERM)}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)
         for number in came[:1]:

@@ -137,7 +137,6 @@ def run_all(numbers: list[int], gpus: list[str], cfg: Config, command: list[str]
                     free.append(fold.gpu)
                     ended[fold.number] = fold.end()
                 time.sleep(POLL)
-        stop.check()
     finally:  # after a second signal
         for fold in running.values():
             fold.process.terminate()

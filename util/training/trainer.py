@@ -168,6 +168,8 @@ class Trainer(Experiment):
                     self.processes.wait()  # for rank 0 to have saved
                     self.processes.close()
                     raise Stopped(self.stop.number or signal.SIGTERM)
+            self.save()            # if evaluation is cut off, it starts again from here
+            self.processes.wait()  # for rank 0 to have saved, should a signal have come after the last step
 
     def evaluate_epoch(self) -> dict:
         """Scores on unseen and on seen classes, into log and TensorBoard."""
@@ -201,7 +203,6 @@ class Trainer(Experiment):
         self.save()
         while self.at.epoch < cfg.epochs and not self._out_of_patience():
             self.train_epoch()
-            self.save()  # if evaluation is cut off, it starts again from here
             with self.average.in_place():
                 self.last_scores = self.evaluate_epoch()
             for rule, best in self.best.items():

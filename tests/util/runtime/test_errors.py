@@ -9,6 +9,7 @@ import time
 import cv2
 import pytest
 import torch
+from runs import signals_kept
 
 from util.config import ROOT
 from util.runtime.errors import UserError, run_main
@@ -104,15 +105,26 @@ def test_a_second_signal_soon_after_is_the_first_again(monkeypatch):
     monkeypatch.setattr("signal.signal", handlers.__setitem__)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     stop = StopRequest()
-    with stop:
+    with pytest.raises(Stopped), stop:
         handlers[signal.SIGTERM](signal.SIGTERM, None)
         now[0] += 0.5
         handlers[signal.SIGTERM](signal.SIGTERM, None)  # torchrun's, after the cluster's own
         now[0] += 5
         with pytest.raises(Stopped):
             handlers[signal.SIGINT](signal.SIGINT, None)  # somebody who does not want to wait for the step
-    with pytest.raises(Stopped):
-        stop.check()
+
+
+class Last:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_in_a_destructor_is_told_soon_after(capfd):
+    with signals_kept(), pytest.raises(Stopped):
+        StopRequest()
+        Last()
+        time.sleep(10)
+    assert capfd.readouterr().err == ""
 
 
 def test_opencv_is_silent(capfd):
