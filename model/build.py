@@ -76,14 +76,17 @@ def build_esda(options, weights: ClipWeights) -> ESDA:
 def build_plus(options, weights: ClipWeights) -> ESDAPlus:
     """ESDA+ on the given CLIP, options as for ``build_esda``. ``embed_classes`` then tells it the rivals."""
     branch = _registered("branch", BRANCHES, options) if options.branch_rank else None
-    encoder, arguments = (VisionTransformer, {}) if branch is None else (ImageEncoder, {
-        "replace_indices": (), "branch": lambda width: branch(width, options),
-        "branch_indices": options.branch_indices, "prior_indices": options.prior_indices})
+    encoder, arguments = (ImageEncoder, {
+        "replace_indices": options.replace_indices, "branch": branch and (lambda width: branch(width, options)),
+        "branch_indices": options.branch_indices, "prior_indices": options.prior_indices
+    }) if branch or options.replace_indices else (VisionTransformer, {})
     try:
         image_encoder = build_vision(weights, options.size, encoder, **arguments)
     except ValueError as error:
         raise WeightsError(f"{error}; set it in the config for the CLIP in {options.clip}") from None
-    if branch is not None:
+    if options.replace_indices and options.text_start == "clip":
+        image_encoder.start_text_from_clip()
+    elif branch and not options.replace_indices:
         image_encoder.text_proj = None  # no text enters this encoder
     encoder_width, embed_dim = image_encoder.proj.shape
     width = options.interactor_width or encoder_width

@@ -34,6 +34,10 @@ class PartialEncoding(NamedTuple):
     tokens: Tensor
     blocks: dict[int, Tensor]
 
+    @property
+    def patches(self) -> Tensor:
+        return self.tokens[:, 1:]
+
     def repeat(self, names: int) -> "PartialEncoding":
         """Each image ``names`` times in a row. In evaluation, where ``blocks`` is empty."""
         return PartialEncoding(repeat_rows(self.tokens, names), {})

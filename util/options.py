@@ -303,15 +303,14 @@ class Config:
             self._require_plus()
 
     def _require_plus(self) -> None:
-        """ESDA+ has no text but its similarity, and no maps that train without branches."""
-        for section, key, off in (("model", "replace_indices", []), ("model", "cls_twice", False),
-                                  ("model", "token_order", "described"), ("model", "align_corners", False),
-                                  ("loss", "last", 0), ("train", "text_noise", 0)):
+        """ESDA+ has no text tokens, and no maps that train where nothing in its encoder does."""
+        for section, key, off in (("model", "cls_twice", False), ("model", "token_order", "described"),
+                                  ("model", "align_corners", False), ("loss", "last", 0), ("train", "text_noise", 0)):
             if getattr(getattr(self, section), key) != off:
                 raise UserError(f"{section}.{key} has no effect on model.kind=plus; set {section}.{key}={off}")
         if self.model.presence_head and not (self.train.absent_names and self.loss.presence):
             raise UserError("model.presence_head learns from absent names; set train.absent_names and loss.presence "
                             "above 0, or model.presence_head=false")
-        if self.loss.others and not self.model.branch_rank:
+        if self.loss.others and not (self.model.branch_rank or self.model.replace_indices):
             raise UserError(f"loss.others={self.loss.others} trains nothing of a frozen encoder; set loss.others=0, or "
                             f"model.branch_rank=2 for trainable branches")

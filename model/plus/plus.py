@@ -23,9 +23,11 @@ from model.similarity import bilinear
 class Views(NamedTuple):
     """All that ESDA+ takes from B images before it is given a name: the same for every name.
 
-    patches (B, n, width): for the interactor; joint (B, V, n, D): CLIP's V readings of them, unit vectors;
-    rivals (B, V, n, R): cosines of these with the rival names; guide: image features, where the decoder uses some;
-    encoding: tokens (B, 1 + n, C) of the image encoder and its earlier blocks, for the spatial distribution losses.
+    patches (B, n, width): for the interactor, unless text navigation makes others for each name;
+    joint (B, V, n, D): CLIP's V readings of them, unit vectors; rivals (B, V, n, R): cosines of these with the rival
+    names; guide: image features, where the decoder uses some;
+    encoding: tokens (B, 1 + n, C) of the image encoder, as far as all names share them, and its earlier blocks, for the
+        spatial distribution losses.
     """
     patches: Tensor
     joint: Tensor
@@ -52,8 +54,8 @@ class PlusNoise(NamedTuple):
 class ESDAPlus(ESDA):
     """Wires the parts together; model/build.py makes them from the config.
 
-    image_encoder: CLIP's, frozen; or an ImageEncoder with trainable branches and without text navigation. The maps are
-        always those of CLIP alone: with branches it runs a second time.
+    image_encoder: CLIP's, frozen; or, for ablations, an ImageEncoder with trainable branches or text navigation. The
+        maps are always those of CLIP alone, which then runs a second time.
     readings: names in model/clip/dense.py, the maps in order; the first one's lead is the prior.
     channels: which of similarity_channels are used of each map, places from 0.
     scale: of cosines in the channels. rival_drop: chance of each rival to be left out of a training sample.
@@ -74,6 +76,11 @@ class ESDAPlus(ESDA):
         return isinstance(self.image_encoder, ImageEncoder)
 
     @property
+    def navigates(self) -> bool:
+        """Whether the name's embedding steers the image encoder too, which then runs for each name."""
+        return self.trains_encoder and bool(self.image_encoder.replace_indices)
+
+    @property
     def prior_indices(self) -> frozenset[int]:
         """Blocks with branches, the last one excepted: the prior is that of the frozen CLIP."""
         if not self.trains_encoder:
@@ -85,6 +92,8 @@ class ESDAPlus(ESDA):
         self.image_encoder.requires_grad_(False)
         if self.trains_encoder:
             self.image_encoder.branches.requires_grad_(True)
+        if self.navigates:
+            self.image_encoder.text_proj.requires_grad_(True)
 
     def set_rivals(self, names: Tensor) -> None:
         """The embeddings (R, D) of the names that every name is compared with: those of the fold's *seen* classes.
@@ -106,7 +115,7 @@ class ESDAPlus(ESDA):
         pixels = self.normalise(images)
         clip = dense_clip(self.image_encoder, pixels, self.readings)
         encoding = self.image_encoder.before_text(pixels) if self.trains_encoder else PartialEncoding(clip.tokens, {})
-        patches = self.interactor.narrow(encoding.tokens[:, 1:])             # (B, n, width)
+        patches = self.interactor.narrow(encoding.patches)                   # (B, n, width)
         guide = self.decoder.guide(pixels) if hasattr(self.decoder, "guide") else ()
         with torch.autocast(images.device.type, enabled=False):
             rivals = clip.joint @ self.rivals.T                              # (B, V, n, R)
@@ -119,12 +128,16 @@ class ESDAPlus(ESDA):
         maps = self.similarity(views, text, noise)                           # (B, V, 3, n)
         prior = min_max(maps[:, 0, 2]).unflatten(1, grid)[:, None]           # (B, 1, h, w)
         maps = maps[:, :, self.channels].flatten(1, 2).unflatten(2, grid)    # (B, V * channels, h, w)
-        patches = self.interactor(views.patches, maps)                       # (B, n, width)
+        encoding, patches = views.encoding, views.patches
+        if self.navigates:
+            encoding = self.image_encoder.with_text(encoding, text.cls)
+            patches = self.interactor.narrow(encoding.patches)
+        patches = self.interactor(patches, maps)                             # (B, n, width)
         factors = () if noise is None or noise.decoder is None else (noise.decoder,)
         guide = {"guide": views.guide} if views.guide else {}
         logits = self.decoder(patches, prior, *factors, **guide)             # (B, 2, h, w), or finer where guided
         present = None if self.presence_head is None else self.presence_head(patches)
-        return Segmentation(bilinear(logits, size), prior, views.encoding.tokens[:, 1:], views.encoding.blocks, present)
+        return Segmentation(bilinear(logits, size), prior, encoding.patches, encoding.blocks, present)
 
     def similarity(self, views: Views, text: TextEmbedding, noise: PlusNoise | None = None) -> Tensor:
         """The three channels of each map, (B, V, 3, n) fp32: the only place where the name is read."""

@@ -34,7 +34,8 @@ def one_tokenizer(monkeypatch):
 
 
 def options_of(**changes) -> Model:
-    return Model(**{"kind": "plus", "size": 32, "branch_rank": 0, "interactor_layers": 2, **changes})
+    return Model(**{"kind": "plus", "size": 32, "branch_rank": 0, "replace_indices": [], "interactor_layers": 2,
+                    **changes})
 
 
 def plus(weights, names=NAMES, seen=SEEN, **changes) -> tuple[ESDAPlus, TextEmbedding]:
@@ -130,7 +131,10 @@ def test_only_the_similarity_of_the_name_is_read(weights):
     assert torch.allclose(*turned, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"decoder": "guided"}, {"branch_rank": 2}])
+NAVIGATION = {"replace_indices": [1, 2], "interactor_width": 64}
+
+
+@pytest.mark.parametrize("changes", [{}, {"decoder": "guided"}, {"branch_rank": 2}, NAVIGATION])
 def test_a_sample_is_answered_alike_alone_and_in_a_batch(changes, weights):
     model, text = plus(weights, **changes)
     images, names = images_of(3), text[[0, 2, 5]]
@@ -142,7 +146,8 @@ def test_a_sample_is_answered_alike_alone_and_in_a_batch(changes, weights):
 
 
 @pytest.mark.parametrize("changes", [{}, {"decoder": "guided"}, {"branch_rank": 2}, {"interactor_width": 64},
-                                     {"map_kernel": 7, "maps": ["kk", "qq", "value"], "channels": ["lead"]}])
+                                     {"map_kernel": 7, "maps": ["kk", "qq", "value"], "channels": ["lead"]},
+                                     NAVIGATION])
 def test_all_names_is_what_each_name_gives(changes, weights):
     model, text = plus(weights, **changes)
     images = images_of(2, height=24)  # the part of the input that `cut` leaves
@@ -154,7 +159,7 @@ def test_all_names_is_what_each_name_gives(changes, weights):
         assert torch.allclose(output.logits[:, 1] - output.logits[:, 0], found[:, k], atol=1e-5)
 
 
-@pytest.mark.parametrize("changes, runs", [({}, 1), ({"branch_rank": 2}, 2), ({"maps": ["kk"]}, 2)])
+@pytest.mark.parametrize("changes, runs", [({}, 1), ({"branch_rank": 2}, 2), ({"maps": ["kk"]}, 2), (NAVIGATION, 2)])
 def test_the_encoder_runs_once_an_image_whatever_the_number_of_names(changes, runs, weights):
     """Once more for the branches, and where CLIP's verdict needs an output that is no map."""
     model, text = plus(weights, **changes)
@@ -201,6 +206,25 @@ def test_with_branches_they_train_and_the_maps_stay_those_of_clip(weights):
     assert all(branch.down.grad.any() and branch.up.grad.any() for branch in model.image_encoder.branches.values())
     views = model.before_names(images_of(2))
     assert torch.equal(views.joint, frozen) and not views.joint.requires_grad and views.patches.requires_grad
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_with_text_navigation_the_name_steers_the_encoder_and_the_maps_stay_those_of_clip(rank, weights, monkeypatch):
+    changes = {**NAVIGATION, "branch_rank": rank, "text_start": "clip"}
+    model, text = plus(weights, **changes)
+    assert torch.equal(model.image_encoder.text_proj.weight,
+                       model.image_encoder.ln_post.weight[:, None] * model.image_encoder.proj)
+    views = model.before_names(images_of(2))
+    assert torch.equal(views.joint, plus(weights)[0].before_names(images_of(2)).joint)
+    with monkeypatch.context() as blind:        # the name's similarity is hidden: it has another way in
+        blind.setattr(model, "similarity", lambda *_: torch.zeros(2, 2, 3, 16))
+        one, two = (model.segment(views, text[names], (32, 32)).logits for names in ([0, 1], [2, 3]))
+    assert not torch.allclose(one, two, atol=1e-5)
+    backward(model, text, Loss(last=0, others=0.1), options_of(**changes))
+    assert model.image_encoder.text_proj.weight.grad.any()
+    assert all(branch.up.grad.any() for branch in model.image_encoder.branches.values())
+    assert {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()} <= set(
+        model.trainable_state())
 
 
 def test_the_random_numbers_of_a_step_are_drawn_for_the_whole_batch(weights):
