@@ -45,6 +45,7 @@ def page(segmenter: Segmenter, folder: Path, shipped: bool, kept: int) -> gr.Blo
         return (str(overlay), rows, gr.update(value=str(mask), interactive=True),
                 gr.update(value=str(about), interactive=True), gr.update(value="\n".join(notes), visible=bool(notes)))
 
+    usual = round(segmenter.threshold, 3)
     with gr.Blocks(title="ESDA", analytics_enabled=False, delete_cache=(kept, kept)) as blocks:
         gr.Markdown("# Segment by name\nGive an image and the names of what to look for.")
         with gr.Row():
@@ -54,7 +55,7 @@ def page(segmenter: Segmenter, folder: Path, shipped: bool, kept: int) -> gr.Blo
                 image.preprocess = lambda upload: upload and upload.path
                 names = gr.Textbox(label="Names, with commas between them", placeholder="star, traffic light",
                                    elem_id="names")
-                threshold = gr.Slider(0, 1, segmenter.threshold, step=0.01, elem_id="threshold",
+                threshold = gr.Slider(0, 1, usual, step=0.001, elem_id="threshold",
                                       label="Threshold: names with a lower score are not found")
                 zoom = gr.Checkbox(label="Zoom: look again at small regions, enlarged", elem_id="zoom")
                 button = gr.Button("Segment", variant="primary", elem_id="segment")
@@ -70,7 +71,7 @@ def page(segmenter: Segmenter, folder: Path, shipped: bool, kept: int) -> gr.Blo
         inputs, outputs = [image, names, threshold, zoom], [overlay, table, mask, about, notes]
         gr.on([button.click, names.submit], segment, inputs, outputs)
         gr.Examples(_examples(folder), [image, names], outputs, lambda path, words: segment(path, words,
-                    segmenter.threshold), run_on_click=True, cache_examples=False, label="Examples of Shapes-5i")
+                    usual), run_on_click=True, cache_examples=False, label="Examples of Shapes-5i")
     return blocks
 
 

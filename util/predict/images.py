@@ -64,8 +64,8 @@ def _named_by(argument: str) -> list[Path]:
 def _images_among(paths) -> list[Path]:
     known = set(formats())
     suffixes = {suffix for suffix, name in Image.registered_extensions().items() if name in known}
-    return sorted(path for path in paths if path.suffix.lower() in suffixes and path.is_file()
-                  and not path.name.startswith(".") and not OURS.search(path.name))
+    return sorted(path for path in paths if path.suffix.lower() in suffixes and not path.name.startswith(".")
+                  and not OURS.search(path.name) and (path.is_file() or path.is_symlink() and not path.exists()))
 
 
 def as_image(source) -> np.ndarray:
@@ -113,8 +113,9 @@ def _rgb(image: Image.Image, what) -> np.ndarray:
     _require_size(*image.size, what)
     if image.mode.startswith("I"):
         values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65_535:
-            raise UserError(f"{what}: has values beyond 16 bits, and nobody knows which is white; save it with 8")
+        if values.min() < 0 or values.max() > 65_535 or image.mode == "I" and values.max() < 256:
+            raise UserError(f"{what}: has values of {values.min()} to {values.max()} in {8 * values.itemsize} bits, "
+                            f"and nobody knows which is white; save it with 8 bits")
         image = Image.fromarray((values // 257).astype(np.uint8))  # 65535 becomes 255
     elif image.mode == "F":
         raise UserError(f"{what}: has floating-point values, and nobody knows which is white; save it with 8 bits")

@@ -104,6 +104,9 @@ def test_damaged_files_of_several_formats(tmp_path):
     Image.fromarray(np.zeros((16, 16), np.float32)).save(tmp_path / "f.tif")
     with pytest.raises(UserError, match="floating-point"):
         read(tmp_path / "f.tif")
+    Image.fromarray(np.full((16, 16), 255, np.int32)).save(tmp_path / "i.tif")  # white of 8 bits, or black of 16?
+    with pytest.raises(UserError, match="255 to 255 in 32 bits"):
+        read(tmp_path / "i.tif")
 
 
 def test_paths_folders_and_globs(tmp_path):
@@ -119,6 +122,8 @@ def test_paths_folders_and_globs(tmp_path):
     assert found("*.png") == ["b.png", "odd[1].png"] and found("**/*") == ["a.jpg", "b.png", "odd[1].png", "sub/c.PNG"]
     assert found("odd[1].png", "b.png", "../" + tmp_path.name + "/b.png") == ["odd[1].png", "b.png"], "each once"
     assert found("notes.txt") == ["notes.txt"], "what is named is tried, whatever its suffix"
+    (tmp_path / "lost.png").symlink_to("nowhere.png")
+    assert found("l*") == ["lost.png"], "it is named and skipped, as a damaged one"
     (tmp_path / "empty").mkdir()
     for argument, said in (("empty", "without images"), ("*.nef", "no image matches"), ("c.png", "no such file"),
                            ("a\0b", "a")):
