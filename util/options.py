@@ -247,6 +247,9 @@ class Eval:
     zoom: bool = option(
         False, "final test: the same name again in the box of each small region that was found, enlarged, and the "
         "evidences averaged there (util/evaluation/views.py; gain and cost: docs/plus.md)")
+    refine: int = option(
+        0, "final test: rounds in which pixels that look alike share their evidence, so that borders follow the image "
+        "(PAMR; NACLIP, too, takes 10); 0: none. Gain: docs/plus.md", least=0, most=1000)
     seen_samples: int = option(
         200, "pairs of held-out images and seen classes, evenly spaced, scored beside the unseen ones",
         least=1, most=10**7)
@@ -260,9 +263,9 @@ class Eval:
             raise UserError(f"eval.samples={self.samples} with eval.draws={self.draws} are more than 10 million")
         if not self.scales or len(set(self.scales)) < len(self.scales):
             raise UserError(f"eval.scales={self.scales} should name at least one factor, and each once")
-        if self.protocol == "generalised" and (self.flip or self.zoom or self.scales != [1.0]):
-            raise UserError("eval.flip, eval.scales and eval.zoom are for protocols that look for one name at a time; "
-                            "leave them away with eval.protocol=generalised")
+        if self.protocol == "generalised" and (self.flip or self.zoom or self.refine or self.scales != [1.0]):
+            raise UserError("eval.flip, eval.scales, eval.zoom and eval.refine are for protocols that look for one "
+                            "name at a time; leave them away with eval.protocol=generalised")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What a test may look at besides an image as it is: its mirror image, other sizes, and what was found, enlarged.
+"""What a test may look at besides an image as it is: its mirror image, other sizes, what was found, enlarged; borders.
 
 All is written over one function, ``find(images, names, scale)``: for each image (H, W, 3) uint8 RGB and the number of
 the name to look for in it, the evidence (H, W) fp32 of that name, with the network's input ``scale`` times as large.
@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from util.evaluation.refine import refine
+
 Find = Callable[[list[np.ndarray], list[int], float], list[Tensor]]
 Box = tuple[slice, slice]   # rows and columns of an image
 
@@ -22,22 +24,27 @@ CROP = 1 / 2        # what a crop's evidence weighs beside that of the whole ima
 
 
 class Views(NamedTuple):
-    """Config section ``eval``'s flip, scales and zoom. The default is the image as it is, and nothing else."""
+    """Config section ``eval``'s flip, scales, zoom and refine. The default is the image as it is, and nothing else."""
     flip: bool = False
     scales: tuple[float, ...] = (1.0,)
     zoom: bool = False
+    refine: int = 0
 
 
 def look(images: list[np.ndarray], names: list[int], find: Find, views: Views,
          first: list[Tensor] | None = None) -> list[Tensor]:
     """The evidence of all ``views``. Zoom starts from the mask that flip and scales find, and uses both on its crops.
+    In the end the borders are refined.
 
     first: what ``find`` says of the images at scale 1, where that is known.
     """
     evidence = averaged(images, names, find, views.flip, views.scales, first)
-    if not views.zoom:
-        return evidence
-    return zoomed(images, names, evidence, lambda *crops: averaged(*crops, find, views.flip, views.scales))
+    if views.zoom:
+        evidence = zoomed(images, names, evidence, lambda *crops: averaged(*crops, find, views.flip, views.scales))
+    if views.refine:
+        evidence = [refine(each, torch.from_numpy(image).permute(2, 0, 1).to(each.device), views.refine)
+                    for each, image in zip(evidence, images)]
+    return evidence
 
 
 def averaged(images: list[np.ndarray], names: list[int], find: Find, flip: bool, scales: tuple[float, ...],

@@ -81,7 +81,7 @@ def _name(sample: Sample, data: FoldData) -> str:
 def _test_names(experiment: Experiment, threshold: float | None) -> Evaluation:
     """One name an image: episodic, exhaustive or a manifest. The predictions that are kept are those to draw."""
     cfg, data = experiment.cfg, experiment.data
-    views = Views(cfg.eval.flip, tuple(cfg.eval.scales), cfg.eval.zoom)
+    views = Views(cfg.eval.flip, tuple(cfg.eval.scales), cfg.eval.zoom, cfg.eval.refine)
     predict = experiment.predictor(views=views, fill=data.fill)
     load = partial(data.loader, originals=views != Views())
     draws = data.draws()

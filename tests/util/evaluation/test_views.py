@@ -19,6 +19,7 @@ from model.clip.vision_transformer import resize_position_embedding
 from util.config import ROOT, Config, load
 from util.evaluation.evaluate import evaluate
 from util.evaluation.predict import Predictor, taking
+from util.evaluation.refine import refine
 from util.evaluation.views import BOXES, Views, averaged, boxes_of, look, zoomed
 from util.options import Eval
 from util.runtime.errors import UserError
@@ -258,11 +259,43 @@ def test_an_oracle_s_score_stays_whole(made):
     assert set(scores["per_class"].values()) == {100.0}
 
 
+def test_refine_is_the_weighted_mean_of_neighbours_that_look_alike():
+    """Against a loop over pixels, with numpy's own standard deviation."""
+    image = image_of(9, 7)
+    evidence = torch.randn(9, 7)
+    places = [(i * d, j * d) for d in (1, 2, 4, 8, 16) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+    expected = np.zeros((9, 7))
+    probability = evidence.double().sigmoid().numpy()
+    for y in range(9):
+        for x in range(7):
+            at = [(min(max(y + i, 0), 8), min(max(x + j, 0), 6)) for i, j in places]
+            colours = np.array([image[p] for p in at], float)
+            own = image[y, x].astype(float)
+            spread = np.vstack([colours, own]).std(axis=0, ddof=1)
+            weight = np.exp(-(np.abs(colours - own) / np.maximum(0.1 * spread, 1e-6)).mean(axis=1))
+            expected[y, x] = (weight * [probability[p] for p in at]).sum() / weight.sum()
+    found = refine(evidence, torch.from_numpy(image).permute(2, 0, 1), 1)
+    assert np.allclose(found.sigmoid().numpy(), expected.clip(1e-4, 1 - 1e-4), atol=1e-5)
+
+
+def test_refine_draws_a_coarse_mask_to_the_border_in_the_image():
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    image[:, 20:45, 22:41] = 200
+    truth = image[0] > 0
+    coarse = torch.full((64, 64), -3.0)
+    coarse[16:48, 24:40] = 3.0  # whole patches of 8 px
+    wrong = [int(((evidence > 0) != truth).sum()) for evidence in (coarse, refine(coarse, image, 10))]
+    assert wrong[0] == 187 and wrong[1] < 40
+    assert (refine(-coarse, image, 10) + refine(coarse, image, 10)).abs().max() < 1e-2  # no side is preferred
+    assert torch.equal(look([image.permute(1, 2, 0).numpy()], [0], lambda *_: [coarse], Views(refine=10))[0],
+                       refine(coarse, image, 10))
+
+
 def test_options_that_mean_nothing_are_refused(finished_run):
     for scales in ([], [1.0, 1.0]):
         with pytest.raises(UserError, match="eval.scales"):
             Eval(scales=scales)
-    for changes in ({"flip": True}, {"zoom": True}, {"scales": [1.0, 1.5]}):
+    for changes in ({"flip": True}, {"zoom": True}, {"refine": 10}, {"scales": [1.0, 1.5]}):
         with pytest.raises(UserError, match="eval.protocol=generalised"):
             Eval(protocol="generalised", **changes)
     complains(in_process("test.py", "--config", "config/shapes/esda.yaml", *finished_run[1], "eval.scales=[9]"),
@@ -275,8 +308,9 @@ def test_a_whole_test_with_all_of_them(finished_run, tmp_path):
     common = ["test.py", "--config", "config/shapes/naclip.yaml", *finished_run[1], "eval.name_check=true",
               "eval.protocol=episodic", "eval.samples=10"]
     results = []
-    for k, more in enumerate(([], ["eval.flip=true", "eval.scales=[1, 1.5]", "eval.zoom=true"],
-                              ["eval.flip=true", "eval.scales=[1, 1.5]", "eval.zoom=true", "eval.batch_size=3"])):
+    for k, more in enumerate(([], ["eval.flip=true", "eval.scales=[1, 1.5]", "eval.zoom=true", "eval.refine=3"],
+                              ["eval.flip=true", "eval.scales=[1, 1.5]", "eval.zoom=true", "eval.refine=3",
+                               "eval.batch_size=3"])):
         done = in_process(*common, f"exp={tmp_path / str(k)}", *more)
         assert done.returncode == 0, done.stderr
         results.append(json.loads((run_folder(tmp_path / str(k), "naclip") / "results.json").read_text()))
