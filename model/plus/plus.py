@@ -23,7 +23,7 @@ from model.similarity import bilinear
 class Views(NamedTuple):
     """All that ESDA+ takes from B images before it is given a name: the same for every name.
 
-    patches (B, n, width): for the interactor, unless text navigation makes others for each name;
+    patches (B, n, width): for the interactor; where text navigation makes others for each name, on entry to that (C);
     joint (B, V, n, D): CLIP's V readings of them, unit vectors; rivals (B, V, n, R): cosines of these with the rival
     names; guide: image features, where the decoder uses some;
     encoding: tokens (B, 1 + n, C) of the image encoder, as far as all names share them, and its earlier blocks, for the
@@ -115,7 +115,7 @@ class ESDAPlus(ESDA):
         pixels = self.normalise(images)
         clip = dense_clip(self.image_encoder, pixels, self.readings)
         encoding = self.image_encoder.before_text(pixels) if self.trains_encoder else PartialEncoding(clip.tokens, {})
-        patches = self.interactor.narrow(encoding.patches)                   # (B, n, width)
+        patches = encoding.patches if self.navigates else self.interactor.narrow(encoding.patches)
         guide = self.decoder.guide(pixels) if hasattr(self.decoder, "guide") else ()
         with torch.autocast(images.device.type, enabled=False):
             rivals = clip.joint @ self.rivals.T                              # (B, V, n, R)
@@ -140,7 +140,7 @@ class ESDAPlus(ESDA):
         return Segmentation(bilinear(logits, size), prior, encoding.patches, encoding.blocks, present)
 
     def similarity(self, views: Views, text: TextEmbedding, noise: PlusNoise | None = None) -> Tensor:
-        """The three channels of each map, (B, V, 3, n) fp32: the only place where the name is read."""
+        """The three channels of each map, (B, V, 3, n) fp32. But for text navigation, the name is read nowhere else."""
         with torch.autocast(views.joint.device.type, enabled=False):
             name = F.normalize(text.cls.float(), dim=-1)                     # (B, D)
             match = (views.joint @ name[:, None, :, None])[..., 0]           # (B, V, n)
