@@ -43,8 +43,9 @@ def _interactor(sizes: Sizes, options) -> Interactor:
 # Each table is one option of config section ``model``; its functions get that section and what else they need.
 BRANCHES = {"low_rank": lambda width, options: LowRankBranch(width, options.branch_rank)}
 INTERACTORS = {"esda": _interactor}
-DECODERS = {"convolutions": lambda sizes, options: MaskDecoder(sizes.width, options.dropout)}
-GUIDED = {"guided": lambda sizes, options: GuidedDecoder(sizes.width, options.dropout)}  # ESDA+ has both kinds
+DECODERS = {"convolutions": lambda sizes, options: MaskDecoder(sizes.width, options.dropout, options.decoder_channels)}
+GUIDED = {"guided": lambda sizes, options: GuidedDecoder(sizes.width, options.dropout, options.decoder_channels,
+                                                         options.guide_rounds)}  # ESDA+ has both kinds
 
 TRAINED = ("esda", "plus")      # kinds of model that train.py trains
 READINGS = {"clip_prior": "output", "maskclip": "value", "naclip": "kk", "clearclip": "qq"}  # of model/clip/dense.py

@@ -23,7 +23,8 @@ class Segmentation(NamedTuple):
     prior (B, 1, h, h) fp32 in [0, 1]: the prior mask, on the patch grid. (H x W and h x w, if images are not square.)
     patches (B, n, C): patch tokens after the image encoder's last block, and
     blocks {index: (B, n, C)}: after earlier ones, for the spatial distribution losses; empty in evaluation.
-    presence (B,) fp32: logit of "the named thing is in the image"; None from models that have none but the mask's.
+    presence (B,) fp32: logit of "the named thing is in the image", in evaluation but for a constant; None from models
+    that have none but the mask's.
     """
     logits: Tensor
     prior: Tensor

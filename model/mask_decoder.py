@@ -9,17 +9,20 @@ def _conv(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 class MaskDecoder(nn.Module):
-    """3x3 convolutions C + 1 -> 256 -> 128 -> 64, then 1x1 to two channels, all on the patch grid."""
+    """3x3 convolutions C + 1 -> 256 -> 128 -> 64, then 1x1 to two channels, all on the patch grid.
 
-    def __init__(self, width: int, dropout: float = 0.1):
+    channels: of the first convolution, 256 as described; each further one has half as many.
+    """
+
+    def __init__(self, width: int, dropout: float = 0.1, channels: int = 256):
         super().__init__()
-        self.dropout = dropout
-        self.res = nn.Sequential(_conv(width + 1, 256), nn.ReLU(), _conv(256, 128), nn.ReLU())
+        self.dropout, half, quarter = dropout, channels // 2, channels // 4
+        self.res = nn.Sequential(_conv(width + 1, channels), nn.ReLU(), _conv(channels, half), nn.ReLU())
         # Identity stands where the released decoder has its dropout, and keeps the last layer's name.
-        self.cls = nn.Sequential(_conv(128, 64), nn.ReLU(), nn.Identity(), nn.Conv2d(64, 2, kernel_size=1))
+        self.cls = nn.Sequential(_conv(half, quarter), nn.ReLU(), nn.Identity(), nn.Conv2d(quarter, 2, kernel_size=1))
 
     def draw(self, batch: int) -> Tensor:
-        """The factors of Dropout2d for ``batch`` samples, 0 or 1 / (1 - dropout): (batch, 64, 1, 1)."""
+        """The factors of Dropout2d for ``batch`` samples, 0 or 1 / (1 - dropout): (batch, channels / 4, 1, 1)."""
         return F.dropout2d(self.cls[3].weight.new_ones(batch, self.cls[3].in_channels, 1, 1), self.dropout)
 
     def forward(self, patches: Tensor, prior: Tensor, factors: Tensor | None = None) -> Tensor:
@@ -28,7 +31,7 @@ class MaskDecoder(nn.Module):
         factors: rows of ``draw``; None: drawn here. They are for training; in evaluation there is no dropout.
         """
         first, relu, _, last = self.cls
-        x = relu(first(self.res(self.on_grid(patches, prior))))              # (B, 64, h, h)
+        x = relu(first(self.res(self.on_grid(patches, prior))))              # (B, channels / 4, h, h)
         return last(self.drop(x, factors))
 
     def on_grid(self, patches: Tensor, prior: Tensor) -> Tensor:

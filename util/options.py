@@ -117,6 +117,10 @@ class Model:
         False, "torch's, where logits and similarity maps are upsampled and masks are resized for the prototypes; true "
         "in the released code. Of the position embedding it is false in either")
     decoder: str = option("convolutions", "design of the mask decoder, one of DECODERS there")
+    decoder_channels: int = option(256, "of its first convolution; the two further ones have a half and a quarter",
+                                   least=4, most=65_536)
+    guide_rounds: int = option(5, "plus, decoder guided: rounds in which cells of the image that look alike share "
+                               "their evidence (model/plus/decoder.py)", least=1, most=1000)
     maps: list[Literal["output", "value", "kk", "qq"]] = option(
         ["output", "value"], "plus: CLIP's similarity maps, readings of its last block (model/clip/dense.py); the "
         "first one's lead is the prior")
@@ -145,6 +149,9 @@ class Model:
             fields = [rest for _, *rest in string.Formatter().parse(self.prompt) if rest[0] is not None]
         except ValueError:
             fields = []
+        if self.decoder_channels % 4:
+            raise UserError(f"model.decoder_channels={self.decoder_channels} should be a multiple of 4: the last "
+                            f"convolution has a quarter of them")
         for key in ("maps", "channels"):
             given = getattr(self, key)
             if not given or len(set(given)) < len(given):

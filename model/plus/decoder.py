@@ -1,4 +1,11 @@
-"""A mask decoder that is finer than the patch grid: the image itself says where the borders are."""
+"""A mask decoder that is finer than the patch grid: the image itself says where the borders are.
+
+It is pixel-adaptive mask refinement (PAMR, Araslanov & Roth, CVPR 2020) as a part that trains with the rest. It starts
+nearly as util/evaluation/refine.py, but works on logits, so that the gradient passes.
+"""
+import math
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,44 +13,64 @@ from torch import Tensor, nn
 from model.mask_decoder import MaskDecoder
 from model.similarity import bilinear
 
-
-def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(channels_in, channels_out, 3, stride, padding=1), nn.ReLU())
+FINER = 4                   # cells along a patch's side
+DISTANCES = (1, 2, 4, 8)    # cells; the longest is two patches
+PLACES = [(down * d, right * d) for d in DISTANCES for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
+SHARPNESS = 0.1             # at the start: the difference in colour, in local standard deviations, that divides by e
 
 
 class GuidedDecoder(MaskDecoder):
-    """The mask decoder's convolutions on the patch grid, then two steps up beside features of the image.
+    """The mask decoder's evidence on the patch grid, which then spreads between cells of the image that look alike.
 
-    The steps bring the map to a quarter, then to half, of the input's side, bilinearly. There it is concatenated with
-    32 channels of a small convolutional stem over the image. Two 3x3 convolutions follow, to 64, then to 32 channels.
-    In the end a 1x1 convolution gives the two logits.
+    A cell is a quarter of a patch. In each of ``rounds`` rounds it takes the weighted mean of the evidence of the eight
+    cells around it at each of four distances. The weights come from the difference in colour: how sharply it counts, and
+    how much each place counts at all, is learned.
     """
 
-    def __init__(self, width: int, dropout: float = 0.1):
-        super().__init__(width, dropout)
-        self.stem_half, self.stem_quarter = _conv(3, 32, 2), _conv(32, 32, 2)
-        self.up_quarter = nn.Sequential(_conv(128 + 32, 64), _conv(64, 64))
-        self.up_half = nn.Sequential(_conv(64 + 32, 32), _conv(32, 32))
-        self.cls = nn.Conv2d(32, 2, kernel_size=1)
+    def __init__(self, width: int, dropout: float = 0.1, channels: int = 256, rounds: int = 5):
+        super().__init__(width, dropout, channels)
+        self.rounds = rounds
+        self.sharpness = nn.Parameter(torch.full((len(PLACES), 1, 1), -math.log(SHARPNESS)))  # a logarithm
+        self.place = nn.Parameter(torch.zeros(len(PLACES), 1, 1))
 
-    def guide(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images (B, 3, H, W) to features at half and at a quarter of their side; once an image."""
-        half = self.stem_half(images)
-        return half, self.stem_quarter(half)
+    def guide(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Normalised images (B, 3, H, W) to how much each cell takes from the P = 32 around it; once an image.
 
-    def draw(self, batch: int) -> Tensor:
-        """The factors of Dropout2d for ``batch`` samples, 0 or 1 / (1 - dropout): (batch, 32, 1, 1)."""
-        return F.dropout2d(self.cls.weight.new_ones(batch, self.cls.in_channels, 1, 1), self.dropout)
+        The weights are (B, P, 4 h, 4 w) fp32 and sum to 1 over P. What lies outside of the image has none.
+        """
+        cells = F.adaptive_avg_pool2d(images, [FINER * side for side in grid])
+        with torch.autocast(images.device.type, enabled=False):
+            cells = cells.float()
+            mean, square = _mean_around(torch.stack([cells, cells.square()]).flatten(0, 1)).chunk(2)
+            spread = (square - mean.square()).clamp(min=0).sqrt() + 1e-3   # 1e-3 keeps one colour all around finite
+            unlike = torch.stack([((other - cells).abs() / spread).mean(dim=1) for other in _around(cells)], dim=1)
+            inside = torch.cat(list(_around(torch.ones_like(cells[:1, :1]))), dim=1) > 0
+            weights = self.place - self.sharpness.exp() * unlike
+            return weights.masked_fill(~inside, -torch.inf).softmax(dim=1)
 
     def forward(self, patches: Tensor, prior: Tensor, factors: Tensor | None = None,
-                guide: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """As MaskDecoder, with the ``guide`` of each image; returns logits (B, 2, H / 2, W / 2)."""
-        half, quarter = guide
-        x = self.res(self.on_grid(patches, prior))                           # (B, 128, h, w)
-        x = self.up_quarter(self._beside(x, quarter))                        # (B, 64, H / 4, W / 4)
-        x = self.up_half(self._beside(x, half))                              # (B, 32, H / 2, W / 2)
-        return self.cls(self.drop(x, factors))
+                guide: Tensor | None = None) -> Tensor:
+        """As MaskDecoder, with the ``guide`` of each image; returns logits (B, 2, 4 h, 4 w), the background's zero."""
+        logits = super().forward(patches, prior, factors).float()
+        evidence = bilinear(logits[:, 1:] - logits[:, :1], guide.shape[2:])                # (B, 1, 4 h, 4 w)
+        weights = guide.split(1, dim=1)
+        with torch.autocast(patches.device.type, enabled=False):
+            for _ in range(self.rounds):
+                evidence = sum(weight * other for weight, other in zip(weights, _around(evidence)))
+        return torch.cat([torch.zeros_like(evidence), evidence], dim=1)
 
-    @staticmethod
-    def _beside(x: Tensor, features: Tensor) -> Tensor:
-        return torch.cat([bilinear(x, features.shape[2:]).to(features.dtype), features], dim=1)
+
+def _around(x: Tensor) -> Iterator[Tensor]:
+    """x (B, K, H, W) as each place of PLACES sees it, zero outside."""
+    height, width, reach = *x.shape[2:], DISTANCES[-1]
+    padded = F.pad(x, [reach] * 4)
+    for down, right in PLACES:
+        yield padded[:, :, reach + down:][:, :, :height, reach + right:][..., :width]
+
+
+def _mean_around(x: Tensor) -> Tensor:
+    """The mean of x (B, K, H, W) over the square from which each cell takes, as far as it is inside."""
+    reach = DISTANCES[-1]
+    for side, pad in (((2 * reach + 1, 1), (reach, 0)), ((1, 2 * reach + 1), (0, reach))):
+        x = F.avg_pool2d(x, side, stride=1, padding=pad, count_include_pad=False)
+    return x

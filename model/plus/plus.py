@@ -24,22 +24,24 @@ class Views(NamedTuple):
     """All that ESDA+ takes from B images before it is given a name: the same for every name.
 
     patches (B, n, width): for the interactor; where text navigation makes others for each name, on entry to that (C);
-    joint (B, V, n, D): CLIP's V readings of them, unit vectors; rivals (B, V, n, R): cosines of these with the rival
-    names; guide: image features, where the decoder uses some;
+    joint (B, V, n, D): CLIP's V readings of them, unit vectors; whole (B, D): CLIP's embedding of the image, likewise;
+    rivals (B, V, n, R): cosines of these with the rival
+    names; guide: what the decoder takes from the image itself, where it uses that;
     encoding: tokens (B, 1 + n, C) of the image encoder, as far as all names share them, and its earlier blocks, for the
         spatial distribution losses.
     """
     patches: Tensor
     joint: Tensor
+    whole: Tensor
     rivals: Tensor
-    guide: tuple[Tensor, ...]
+    guide: Tensor | None
     encoding: PartialEncoding
 
     def repeat(self, names: int) -> "Views":
         """Each image ``names`` times in a row. In evaluation, where no losses need the encoder's blocks."""
-        patches, joint, rivals, *guide = (repeat_rows(part, names) for part in (self.patches, self.joint, self.rivals,
-                                                                                *self.guide))
-        return Views(patches, joint, rivals, tuple(guide), self.encoding.repeat(names))
+        *parts, guide, encoding = self
+        guide = None if guide is None else repeat_rows(guide, names)
+        return Views(*(repeat_rows(part, names) for part in parts), guide, encoding.repeat(names))
 
 
 class PlusNoise(NamedTuple):
@@ -116,10 +118,13 @@ class ESDAPlus(ESDA):
         clip = dense_clip(self.image_encoder, pixels, self.readings)
         encoding = self.image_encoder.before_text(pixels) if self.trains_encoder else PartialEncoding(clip.tokens, {})
         patches = encoding.patches if self.navigates else self.interactor.narrow(encoding.patches)
-        guide = self.decoder.guide(pixels) if hasattr(self.decoder, "guide") else ()
+        guide = None
+        if hasattr(self.decoder, "guide"):
+            guide = self.decoder.guide(pixels, self.image_encoder.grid_of(images.shape[2:]))
         with torch.autocast(images.device.type, enabled=False):
             rivals = clip.joint @ self.rivals.T                              # (B, V, n, R)
-        return Views(patches, clip.joint, rivals, guide, encoding)
+        whole = F.normalize(self.image_encoder.project(clip.tokens[:, 0]).float(), dim=-1)
+        return Views(patches, clip.joint, whole, rivals, guide, encoding)
 
     def segment(self, views: Views, text: TextEmbedding, size: tuple[int, int],
                 noise: PlusNoise | None = None) -> Segmentation:
@@ -134,9 +139,13 @@ class ESDAPlus(ESDA):
             patches = self.interactor.narrow(encoding.patches)
         patches = self.interactor(patches, maps)                             # (B, n, width)
         factors = () if noise is None or noise.decoder is None else (noise.decoder,)
-        guide = {"guide": views.guide} if views.guide else {}
+        guide = {} if views.guide is None else {"guide": views.guide}
         logits = self.decoder(patches, prior, *factors, **guide)             # (B, 2, h, w), or finer where guided
-        present = None if self.presence_head is None else self.presence_head(patches)
+        present = None
+        if self.presence_head is not None:
+            present = self.presence_head(patches)
+            if not self.training:
+                present = present + 2 * self.clip_presence(views, text)      # 2: util/evaluation/predict.py takes a mean
         return Segmentation(bilinear(logits, size), prior, encoding.patches, encoding.blocks, present)
 
     def similarity(self, views: Views, text: TextEmbedding, noise: PlusNoise | None = None) -> Tensor:
@@ -148,6 +157,18 @@ class ESDAPlus(ESDA):
             if noise:
                 allowed = allowed & noise.rivals
             return similarity_channels(match, views.rivals, allowed, self.scale)
+
+    def clip_presence(self, views: Views, text: TextEmbedding) -> Tensor:
+        """CLIP's own logit of each name: of the whole image, plus of the patches that fit it best, (B,) fp32.
+
+        It has no fixed zero; the threshold of presence, and the head, which trains without it, give it one. Of the
+        patches the best 1/32 count, two in the diameter of a small thing of Shapes-5i.
+        """
+        with torch.autocast(views.joint.device.type, enabled=False):
+            name = F.normalize(text.cls.float(), dim=-1)                     # (B, D)
+            match = (views.joint[:, 0] @ name[:, :, None])[..., 0]           # (B, n)
+            best = match.topk(max(1, match.shape[1] // 32), dim=1, sorted=False).values.mean(dim=1)
+            return self.logit_scale * (best + (views.whole * name).sum(dim=1))
 
     def clip_patches(self, images: Tensor, shared: Views) -> Tensor:
         """As ESDA's, but without another pass of CLIP where the output is among the maps."""

@@ -105,7 +105,8 @@ def presence(evidence: Tensor, own: Tensor | None = None) -> Tensor:
     """How surely the named thing is somewhere in the image, as a logit: (..., H, W) to (...) fp32.
 
     The mean of the highest 1/256 of the evidences, or the mean of that and ``own``, what the model itself says of it
-    (Segmentation): the two err on different images. AUROC 0.960 where they have 0.932 and 0.952 (docs/plus.md).
+    (Segmentation): the two err on different images (docs/plus.md has AUROCs). Its zero means nothing; a checkpoint
+    holds the threshold.
     """
     every = evidence.float().flatten(-2)
     highest = every.topk(max(1, every.shape[-1] // 256), sorted=False).values.mean(-1)

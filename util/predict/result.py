@@ -34,7 +34,7 @@ class Result:
 
     @property
     def scores(self) -> np.ndarray:
-        """(K,) float32 in 0..1: the sigmoid of presence (util/evaluation/predict.py), how surely a name is there."""
+        """(K,) float32 in 0..1: how surely a name is there (util/predict/segmenter.py)."""
         return self._scores[:len(self.names)]
 
     @property

@@ -37,7 +37,7 @@ from util.runtime.errors import UserError
 
 INPUTS_ON_A_GPU = 8         # images, or images times names, that go through the network together
 MOST_ZOOMED = 1 << 29       # values of names at an image's own size, 2 GB
-UNCALIBRATED = 0.5          # the threshold of a checkpoint that holds none: as much for the name as against it
+MIDDLE = 0.5                # of the scores: as much for the name as against it
 
 
 class Encoded(NamedTuple):
@@ -56,18 +56,23 @@ class Segmenter:
     every name, so that further names cost a fraction. ``batch(images, names)`` takes several images through the network
     together. An image is a path, an array (H, W, 3) uint8 RGB or a Pillow image (util/predict/images.py: as_image).
 
-    threshold: the score, 0..1, below which a name counts as not found; calibrated: whether the checkpoint holds it.
+    A score, 0..1, is the sigmoid of presence less the checkpoint's threshold of it, or of presence where it holds none;
+    calibrated: whether it holds one. threshold: the score below which a name counts as not found, 0.5.
     about: what the results' JSON says of the model. cfg: its options, util.options.Config.
     All methods raise UserError for what a user can get wrong; WeightsError for weights that do not fit.
     """
 
-    def __init__(self, model: torch.nn.Module, cfg: Config, device: torch.device, threshold: float | None = None,
+    threshold = MIDDLE
+
+    def __init__(self, model: torch.nn.Module, cfg: Config, device: torch.device, zero: float | None = None,
                  about: dict | None = None):
-        """model: of build_model, with its weights and on ``device``; ESDA+ has been told its rivals."""
+        """model: of build_model, with its weights and on ``device``; ESDA+ has been told its rivals.
+
+        zero: presence, a logit, from which on a name counts as there; None: not known.
+        """
         self.model, self.cfg, self.device = model.eval(), cfg, device
         self.model.text_encoder.cpu()   # names are embedded there, as in evaluation
-        self.calibrated = threshold is not None
-        self.threshold = UNCALIBRATED if threshold is None else threshold
+        self.calibrated, self.zero = zero is not None, zero or 0.0
         self.about = about or {}
         self.fit, self.autocast = FITS[cfg.eval.fit], autocast(device, cfg.precision)
         self._text: tuple[tuple[str, ...], TextEmbedding | None] = ((), None)
@@ -104,9 +109,8 @@ class Segmenter:
         if cfg.model.kind == "plus":  # the seen names of its fold are its rivals, whatever the user asks for
             classes = classes_of(cfg.data)
             embed_classes(net, classes.names, classes.seen(cfg.fold), cfg.model)
-        logit = read and read.saved.get("presence_threshold")
-        threshold = None if logit is None else float(torch.tensor(float(logit)).sigmoid())
-        return cls(place(net, cfg, on), cfg, on, threshold, about)
+        zero = read and read.saved.get("presence_threshold")
+        return cls(place(net, cfg, on), cfg, on, None if zero is None else float(zero), about)
 
     def __call__(self, image, names: str | Iterable[str], *, others: str | Iterable[str] = (),
                  threshold: float | None = None, separate: bool = False, zoom: bool = False) -> Result:
@@ -114,7 +118,7 @@ class Segmenter:
 
         names: 1 to 254 words or phrases; a single text is one name.
         others: rival words, which take pixels and are not reported.
-        threshold: 0..1, see the class; None: the checkpoint's.
+        threshold: 0..1, see the class; None: 0.5.
         separate: whether each name gets all of its own mask. Else a pixel goes to the name with the strongest evidence.
         zoom: whether small regions are looked at again, enlarged from the image's own pixels, for each name whose score
             reaches the threshold (util/evaluation/views.py, zoomed). It takes another look for each.
@@ -194,7 +198,7 @@ class Segmenter:
         own = [None] * len(encoded.images) if own[0] is None else torch.cat(own, dim=1)
         present = torch.stack([presence(one[:, :height, :width], logits)
                                for one, (height, width), logits in zip(evidence, encoded.valid, own)])
-        return evidence.cpu(), present.sigmoid().cpu()
+        return evidence.cpu(), (present - self.zero).sigmoid().cpu()
 
     def _answer(self, groups: list[Encoded], asked: "_Asked") -> list[Result]:
         """The result of each image, in the order in which they were given."""
