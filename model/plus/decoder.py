@@ -4,7 +4,6 @@ It is pixel-adaptive mask refinement (PAMR, Araslanov & Roth, CVPR 2020) as a pa
 nearly as util/evaluation/refine.py, but works on logits, so that the gradient passes.
 """
 import math
-from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,8 @@ from model.similarity import bilinear
 
 FINER = 4                   # cells along a patch's side
 DISTANCES = (1, 2, 4, 8)    # cells; the longest is two patches
-PLACES = [(down * d, right * d) for d in DISTANCES for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
+EIGHT = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
+PLACES = [(down * d, right * d) for d in DISTANCES for down, right in EIGHT]
 SHARPNESS = 0.1             # at the start: the difference in colour, in local standard deviations, that divides by e
 
 
@@ -23,8 +23,8 @@ class GuidedDecoder(MaskDecoder):
     """The mask decoder's evidence on the patch grid, which then spreads between cells of the image that look alike.
 
     A cell is a quarter of a patch. In each of ``rounds`` rounds it takes the weighted mean of the evidence of the eight
-    cells around it at each of four distances. The weights come from the difference in colour: how sharply it counts, and
-    how much each place counts at all, is learned.
+    cells around it at each of four distances. The weights come from the difference in colour. How sharply that counts,
+    and how much each place counts at all, is learned.
     """
 
     def __init__(self, width: int, dropout: float = 0.1, channels: int = 256, rounds: int = 5):
@@ -41,31 +41,40 @@ class GuidedDecoder(MaskDecoder):
         cells = F.adaptive_avg_pool2d(images, [FINER * side for side in grid])
         with torch.autocast(images.device.type, enabled=False):
             cells = cells.float()
-            mean, square = _mean_around(torch.stack([cells, cells.square()]).flatten(0, 1)).chunk(2)
+            mean, square = map(_mean_around, (cells, cells.square()))
             spread = (square - mean.square()).clamp(min=0).sqrt() + 1e-3   # 1e-3 keeps one colour all around finite
-            unlike = torch.stack([((other - cells).abs() / spread).mean(dim=1) for other in _around(cells)], dim=1)
-            inside = torch.cat(list(_around(torch.ones_like(cells[:1, :1]))), dim=1) > 0
+            unlike = ((_around(cells) - cells[:, :, None]).abs() / spread[:, :, None]).mean(dim=1)  # (B, P, 4 h, 4 w)
+            inside = _around(torch.ones_like(cells[:1, :1]))[:, 0] > 0
             weights = self.place - self.sharpness.exp() * unlike
             return weights.masked_fill(~inside, -torch.inf).softmax(dim=1)
 
     def forward(self, patches: Tensor, prior: Tensor, factors: Tensor | None = None,
                 guide: Tensor | None = None) -> Tensor:
         """As MaskDecoder, with the ``guide`` of each image; returns logits (B, 2, 4 h, 4 w), the background's zero."""
-        logits = super().forward(patches, prior, factors).float()
-        evidence = bilinear(logits[:, 1:] - logits[:, :1], guide.shape[2:])                # (B, 1, 4 h, 4 w)
-        weights = guide.split(1, dim=1)
-        with torch.autocast(patches.device.type, enabled=False):
-            for _ in range(self.rounds):
-                evidence = sum(weight * other for weight, other in zip(weights, _around(evidence)))
+        logits = super().forward(patches, prior, factors)
+        evidence = self.spread(bilinear(logits[:, 1:] - logits[:, :1], guide.shape[2:]), guide)
         return torch.cat([torch.zeros_like(evidence), evidence], dim=1)
 
+    def spread(self, evidence: Tensor, guide: Tensor) -> Tensor:
+        """All rounds: evidence (B, 1, 4 h, 4 w) fp32, the same."""
+        with torch.autocast(evidence.device.type, enabled=False):
+            for _ in range(self.rounds):
+                evidence = (guide * _around(evidence)[:, 0]).sum(dim=1, keepdim=True)
+        return evidence
 
-def _around(x: Tensor) -> Iterator[Tensor]:
-    """x (B, K, H, W) as each place of PLACES sees it, zero outside."""
-    height, width, reach = *x.shape[2:], DISTANCES[-1]
-    padded = F.pad(x, [reach] * 4)
-    for down, right in PLACES:
-        yield padded[:, :, reach + down:][:, :, :height, reach + right:][..., :width]
+
+def _around(x: Tensor) -> Tensor:
+    """x (B, K, H, W) as each of the P places sees it, zero outside: (B, K, P, H, W).
+
+    By convolutions whose kernels pick one place each. Slices would be a little faster on a CPU, but make a graph of so
+    many nodes that its export takes minutes.
+    """
+    kernel = x.new_zeros(len(EIGHT), 1, 3, 3)
+    for i, (down, right) in enumerate(EIGHT):
+        kernel[i, 0, 1 + down, 1 + right] = 1
+    kernel = kernel.repeat(x.shape[1], 1, 1, 1)
+    return torch.cat([F.conv2d(x, kernel, padding=d, dilation=d, groups=x.shape[1]).unflatten(1, (-1, len(EIGHT)))
+                      for d in DISTANCES], dim=2)
 
 
 def _mean_around(x: Tensor) -> Tensor:

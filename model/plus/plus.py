@@ -145,7 +145,7 @@ class ESDAPlus(ESDA):
         if self.presence_head is not None:
             present = self.presence_head(patches)
             if not self.training:
-                present = present + 2 * self.clip_presence(views, text)      # 2: util/evaluation/predict.py takes a mean
+                present = present + 2 * self.clip_presence(views, text)  # 2: util/evaluation/predict.py takes a mean
         return Segmentation(bilinear(logits, size), prior, encoding.patches, encoding.blocks, present)
 
     def similarity(self, views: Views, text: TextEmbedding, noise: PlusNoise | None = None) -> Tensor:

@@ -27,7 +27,7 @@ def checkpoint_of(kind: str, clip: Path, path: Path, threshold: float | None = N
         torch.manual_seed(3)
         model, weights = build_model(cfg.model)
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad and name.startswith("decoder") and parameter.ndim > 1:
+            if parameter.requires_grad and name.startswith("decoder") and name.endswith("weight"):
                 parameter.data *= 3  # logits far from 0
         model.decoder.cls[-1].bias.data[1] += foreground
     saved = {"model": model.trainable_state(), "epoch": 0, "clip": weights.fingerprint, "config": to_dict(cfg)}

@@ -10,9 +10,11 @@ from model.clip.text_encoder import TextEmbedding, TextEncoder
 from model.clip.tokenizer import Tokenizer
 from model.clip.vision_transformer import VisionTransformer
 from model.clip.weights import ClipWeights, WeightsError
+from model.plus.decoder import PLACES, GuidedDecoder
 from model.plus.plus import ESDAPlus
 from model.plus.presence import PresenceHead
 from model.plus.similarity import min_max, others_than, similarity_channels
+from model.similarity import bilinear
 from util.options import Loss, Model
 
 NAMES = ["cat", "dog", "bird", "house", "a tree", "sheep"]
@@ -244,16 +246,64 @@ def test_the_random_numbers_of_a_step_are_drawn_for_the_whole_batch(weights):
     assert not plus(weights, rival_drop=1.0)[0].draw_noise(8, text).rivals.any()
 
 
-def test_the_guided_decoder_sees_finer_than_the_grid(weights):
+def test_the_guides_weights_are_what_they_are_said_to_be():
+    torch.manual_seed(5)
+    decoder, images = GuidedDecoder(8, channels=8), torch.randn(2, 3, 48, 64)
+    with torch.no_grad():
+        decoder.sharpness += 0.1 * torch.randn_like(decoder.sharpness)
+        decoder.place += torch.randn_like(decoder.place)
+    weights = decoder.guide(images, (6, 8))                              # patches of 8 px, cells of 2
+    assert weights.shape == (2, 32, 24, 32)
+    cells = images.unflatten(2, (24, 2)).unflatten(4, (32, 2)).mean(dim=(3, 5))
+    for row, column in ((0, 0), (11, 13), (23, 30)):
+        window = cells[1, :, max(0, row - 8):row + 9, max(0, column - 8):column + 9].flatten(1)
+        spread, here = window.std(dim=1, correction=0), cells[1, :, row, column]
+        expected = torch.full((32,), -torch.inf)
+        for p, (down, right) in enumerate(PLACES):
+            if 0 <= row + down < 24 and 0 <= column + right < 32:
+                unlike = (cells[1, :, row + down, column + right] - here).abs() / (spread + 1e-3)
+                expected[p] = decoder.place[p, 0, 0] - decoder.sharpness[p, 0, 0].exp() * unlike.mean()
+        assert torch.allclose(weights[1, :, row, column], expected.softmax(dim=0), atol=1e-5)
+    steps = (-1, 0, 1)
+    assert sorted(PLACES) == sorted((d * i, d * j) for d in (1, 2, 4, 8) for i in steps for j in steps if i or j)
+
+
+def test_guided_evidence_stays_on_its_side_of_a_border():
+    """A patch of evidence that lies across a border in the image goes to the side on which more of it lies."""
+    decoder = GuidedDecoder(8, channels=8, rounds=20)
+    image = torch.full((1, 3, 64, 64), -1.0)
+    image[..., 36:] = 1                                                  # in the middle of the fifth patch: cell 18
+    found = torch.where(torch.arange(8) < 4, 1.0, -1.0).expand(1, 1, 8, 8)
+    found = bilinear(found, (32, 32))
+    assert (found[..., :16] > 0).all() and (found[..., 16:] < 0).all()
+    with torch.no_grad():
+        found = decoder.spread(found, decoder.guide(image, (8, 8)))
+    assert (found[..., :18] > 0).all() and (found[..., 18:] < 0).all()
+
+
+def test_the_guide_is_the_images_alone(weights):
     model, text = plus(weights, decoder="guided")
-    images = images_of(1)
-    changed = images.clone()
-    changed[..., 16] = 255 - changed[..., 16]
-    views, other = model.before_names(images), model.before_names(changed)
-    mixed = views._replace(guide=other.guide)  # the same patches, another picture beside them
-    one, other = (model.segment(v, text[[0]], (32, 32)).logits for v in (views, mixed))
-    difference = (one - other).abs()
-    assert difference.amax(dim=(0, 1, 2))[14:18].max() > 0
+    images = images_of(2)
+    views = model.before_names(images)
+    mixed = views._replace(guide=views.guide.flip(0))                    # the same patches, another picture beside them
+    one, other = (model.segment(v, text[[0, 0]], (32, 32)).logits for v in (views, mixed))
+    assert (one - other).abs().max() > 1e-4
+
+
+def test_clips_own_verdict_is_part_of_presence_but_not_of_its_training(weights):
+    model, text = plus(weights, presence_head=True)
+    images, names = images_of(2), text[[0, 3]]
+    clip = CLIP(VisionTransformer(32, 8, 128, 3, 2, 12), TextEncoder(49408, 16, 64, 1, 1, 12)).visual
+    clip.load_state_dict(weights.visual)
+    with torch.no_grad():
+        tokens = F.normalize(clip.project(clip(model.normalise(images))), dim=-1)            # (2, 17, 12)
+        cosines = (tokens @ F.normalize(names.cls, dim=-1)[:, :, None])[..., 0]
+        expected = weights.logit_scale.exp() * (cosines[:, 0] + cosines[:, 1:].amax(dim=1))  # of 16 patches the best
+        assert torch.allclose(model.clip_presence(model.before_names(images), names), expected, atol=1e-3)
+        told = model(images, names).presence
+        noise = model.draw_noise(2, text)._replace(rivals=torch.ones(2, 3, dtype=torch.bool))
+        alone = model.train()(images, names, noise).presence
+    assert torch.allclose(told - alone, 2 * expected, atol=1e-3)
 
 
 @pytest.mark.parametrize("changes, wrong", [({"interactor_width": 96}, "model.interactor_width=96"),

@@ -47,7 +47,8 @@ def test_a_stopped_run_goes_on_to_the_same_result(checked_options, tmp_path):
     ("train.text_noise=1", "train.text_noise=0"), ("loss.last=0.2", "loss.last=0"),
     ("loss.others=0.1", "model.branch_rank=2"), ("model.replace_indices=[9]", "block 9"),
     ("model.maps=[]", "model.maps"), ("model.maps=[value, value]", "model.maps"), ("model.maps=[kv]", "kk"),
-    ("model.interactor_width=100", "a multiple of 64"), ("train.absent_names=0", "model.presence_head=false")])
+    ("model.interactor_width=100", "a multiple of 64"), ("model.decoder_channels=6", "a multiple of 4"),
+    ("train.absent_names=0", "model.presence_head=false")])
 def test_options_that_do_nothing_are_rejected(option, told, checked_options, tmp_path):
     complains(in_process("train.py", "--config", CONFIG, *checked_options, f"exp={tmp_path}", option), told)
     assert not list(tmp_path.iterdir())
