@@ -24,15 +24,13 @@ class Views(NamedTuple):
     """All that ESDA+ takes from B images before it is given a name: the same for every name.
 
     patches (B, n, width): for the interactor; where text navigation makes others for each name, on entry to that (C);
-    joint (B, V, n, D): CLIP's V readings of them, unit vectors; whole (B, D): CLIP's embedding of the image, likewise;
-    rivals (B, V, n, R): cosines of these with the rival
+    joint (B, V, n, D): CLIP's V readings of them, unit vectors; rivals (B, V, n, R): cosines of these with the rival
     names; guide: what the decoder takes from the image itself, where it uses that;
     encoding: tokens (B, 1 + n, C) of the image encoder, as far as all names share them, and its earlier blocks, for the
         spatial distribution losses.
     """
     patches: Tensor
     joint: Tensor
-    whole: Tensor
     rivals: Tensor
     guide: Tensor | None
     encoding: PartialEncoding
@@ -123,8 +121,7 @@ class ESDAPlus(ESDA):
             guide = self.decoder.guide(pixels, self.image_encoder.grid_of(images.shape[2:]))
         with torch.autocast(images.device.type, enabled=False):
             rivals = clip.joint @ self.rivals.T                              # (B, V, n, R)
-        whole = F.normalize(self.image_encoder.project(clip.tokens[:, 0]).float(), dim=-1)
-        return Views(patches, clip.joint, whole, rivals, guide, encoding)
+        return Views(patches, clip.joint, rivals, guide, encoding)
 
     def segment(self, views: Views, text: TextEmbedding, size: tuple[int, int],
                 noise: PlusNoise | None = None) -> Segmentation:
@@ -159,16 +156,15 @@ class ESDAPlus(ESDA):
             return similarity_channels(match, views.rivals, allowed, self.scale)
 
     def clip_presence(self, views: Views, text: TextEmbedding) -> Tensor:
-        """CLIP's own logit of each name: of the whole image, plus of the patches that fit it best, (B,) fp32.
+        """CLIP's own logit of each name, by the 1/32 of the patches that fit it best: (B,) fp32.
 
-        It has no fixed zero; the threshold of presence, and the head, which trains without it, give it one. Of the
-        patches the best 1/32 count, two in the diameter of a small thing of Shapes-5i.
+        It has no fixed zero. The head trains without it, and the threshold of presence is set with it.
         """
         with torch.autocast(views.joint.device.type, enabled=False):
             name = F.normalize(text.cls.float(), dim=-1)                     # (B, D)
             match = (views.joint[:, 0] @ name[:, :, None])[..., 0]           # (B, n)
             best = match.topk(max(1, match.shape[1] // 32), dim=1, sorted=False).values.mean(dim=1)
-            return self.logit_scale * (best + (views.whole * name).sum(dim=1))
+            return self.logit_scale * best
 
     def clip_patches(self, images: Tensor, shared: Views) -> Tensor:
         """As ESDA's, but without another pass of CLIP where the output is among the maps."""
