@@ -43,9 +43,11 @@ def _interactor(sizes: Sizes, options) -> Interactor:
 # Each table is one option of config section ``model``; its functions get that section and what else they need.
 BRANCHES = {"low_rank": lambda width, options: LowRankBranch(width, options.branch_rank)}
 INTERACTORS = {"esda": _interactor}
-DECODERS = {"convolutions": lambda sizes, options: MaskDecoder(sizes.width, options.dropout, options.decoder_channels)}
-GUIDED = {"guided": lambda sizes, options: GuidedDecoder(sizes.width, options.dropout, options.decoder_channels,
-                                                         options.guide_rounds)}  # ESDA+ has both kinds
+DECODERS = {
+    "convolutions": lambda sizes, options: MaskDecoder(sizes.width, options.dropout, options.decoder_channels),
+    "guided": lambda sizes, options: GuidedDecoder(sizes.width, options.dropout, options.decoder_channels,
+                                                   options.guide_rounds),
+}
 
 TRAINED = ("esda", "plus")      # kinds of model that train.py trains
 READINGS = {"clip_prior": "output", "maskclip": "value", "naclip": "kk", "clearclip": "qq"}  # of model/clip/dense.py
@@ -99,7 +101,7 @@ def build_plus(options, weights: ClipWeights) -> ESDAPlus:
                                       options.map_kernel, options.interactor_layers)
     sizes = Sizes(width, width // HEAD_WIDTH, embed_dim, weights.text["token_embedding.weight"].shape[1])
     return ESDAPlus(build_text(weights), image_encoder, interactor,
-                    _registered("decoder", DECODERS | GUIDED, options)(sizes, options), options.pixel_mean,
+                    _registered("decoder", DECODERS, options)(sizes, options), options.pixel_mean,
                     options.pixel_std, CLIP_SCALE if weights.logit_scale is None else float(weights.logit_scale.exp()),
                     readings=tuple(options.maps), channels=channels, scale=options.map_scale,
                     rival_drop=options.rival_drop, presence_head=PresenceHead(width) if options.presence_head else None)

@@ -130,7 +130,8 @@ class ESDA(nn.Module):
 
     def before_names(self, images: Tensor) -> PartialEncoding:
         """uint8 RGB (B, 3, S, S) to what is the same for every name."""
-        return self.image_encoder.before_text(self.normalise(images))
+        pixels = self.normalise(images)
+        return self.image_encoder.before_text(pixels)._replace(guide=self.guide(pixels))
 
     @property
     def prior_indices(self) -> frozenset[int]:
@@ -155,9 +156,19 @@ class ESDA(nn.Module):
         if noise and noise.text:
             text = text.noisy(noise.share, noise.text)
         patches = self.interactor(text, embedding.image, embedding.patches)  # (B, n, C)
-        factors = () if noise is None or noise.decoder is None else (noise.decoder,)
-        logits = self.decoder(patches, prior, *factors)                      # (B, 2, h, h)
+        logits = self.decode(patches, prior, partial.guide, noise)           # (B, 2, h, h), or finer where guided
         return Segmentation(self.upsample(logits, size), prior, embedding.patches, embedding.blocks)
+
+    def guide(self, pixels: Tensor) -> Tensor | None:
+        """What the decoder takes from normalised images (B, 3, H, W), once an image; None if nothing."""
+        if not hasattr(self.decoder, "guide"):
+            return None
+        return self.decoder.guide(pixels, self.image_encoder.grid_of(pixels.shape[2:]))
+
+    def decode(self, patches: Tensor, prior: Tensor, guide: Tensor | None, noise) -> Tensor:
+        """The decoder's logits, with its part of the ``noise`` and the ``guide`` where it has some."""
+        factors = () if noise is None or noise.decoder is None else (noise.decoder,)
+        return self.decoder(patches, prior, *factors, **({} if guide is None else {"guide": guide}))
 
     def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, 2, h, h) to (B, 2, *size) fp32."""

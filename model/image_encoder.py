@@ -30,9 +30,13 @@ def repeat_rows(x: Tensor, times: int) -> Tensor:
 
 
 class PartialEncoding(NamedTuple):
-    """B images on entry to the first block that reads the text: tokens (B, 1 + n, C), and ``blocks`` so far."""
+    """B images on entry to the first block that reads the text: tokens (B, 1 + n, C), and ``blocks`` so far.
+
+    guide: what the mask decoder takes from the images themselves; None where it needs nothing of them.
+    """
     tokens: Tensor
     blocks: dict[int, Tensor]
+    guide: Tensor | None = None
 
     @property
     def patches(self) -> Tensor:
@@ -40,7 +44,8 @@ class PartialEncoding(NamedTuple):
 
     def repeat(self, names: int) -> "PartialEncoding":
         """Each image ``names`` times in a row. In evaluation, where ``blocks`` is empty."""
-        return PartialEncoding(repeat_rows(self.tokens, names), {})
+        guide = None if self.guide is None else repeat_rows(self.guide, names)
+        return PartialEncoding(repeat_rows(self.tokens, names), {}, guide)
 
 
 class LowRankBranch(nn.Module):

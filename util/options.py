@@ -116,10 +116,11 @@ class Model:
     align_corners: bool = option(
         False, "torch's, where logits and similarity maps are upsampled and masks are resized for the prototypes; true "
         "in the released code. Of the position embedding it is false in either")
-    decoder: str = option("convolutions", "design of the mask decoder, one of DECODERS there")
+    decoder: str = option("convolutions", "design of the mask decoder, one of DECODERS there: convolutions as described, "
+                         "or guided by the image (model/plus/decoder.py)")
     decoder_channels: int = option(256, "of its first convolution; the two further ones have a half and a quarter",
                                    least=4, most=65_536)
-    guide_rounds: int = option(5, "plus, decoder guided: rounds in which cells of the image that look alike share "
+    guide_rounds: int = option(5, "decoder guided: rounds in which cells of the image that look alike share "
                                "their evidence (model/plus/decoder.py)", least=1, most=1000)
     maps: list[Literal["output", "value", "kk", "qq"]] = option(
         ["output", "value"], "plus: CLIP's similarity maps, readings of its last block (model/clip/dense.py); the "

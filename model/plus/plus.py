@@ -25,21 +25,18 @@ class Views(NamedTuple):
 
     patches (B, n, width): for the interactor; where text navigation makes others for each name, on entry to that (C);
     joint (B, V, n, D): CLIP's V readings of them, unit vectors; rivals (B, V, n, R): cosines of these with the rival
-    names; guide: what the decoder takes from the image itself, where it uses that;
-    encoding: tokens (B, 1 + n, C) of the image encoder, as far as all names share them, and its earlier blocks, for the
-        spatial distribution losses.
+    names; encoding: tokens (B, 1 + n, C) of the image encoder, as far as all names share them, its earlier blocks, for
+    the spatial distribution losses, and the decoder's guide.
     """
     patches: Tensor
     joint: Tensor
     rivals: Tensor
-    guide: Tensor | None
     encoding: PartialEncoding
 
     def repeat(self, names: int) -> "Views":
         """Each image ``names`` times in a row. In evaluation, where no losses need the encoder's blocks."""
-        *parts, guide, encoding = self
-        guide = None if guide is None else repeat_rows(guide, names)
-        return Views(*(repeat_rows(part, names) for part in parts), guide, encoding.repeat(names))
+        *parts, encoding = self
+        return Views(*(repeat_rows(part, names) for part in parts), encoding.repeat(names))
 
 
 class PlusNoise(NamedTuple):
@@ -116,12 +113,9 @@ class ESDAPlus(ESDA):
         clip = dense_clip(self.image_encoder, pixels, self.readings)
         encoding = self.image_encoder.before_text(pixels) if self.trains_encoder else PartialEncoding(clip.tokens, {})
         patches = encoding.patches if self.navigates else self.interactor.narrow(encoding.patches)
-        guide = None
-        if hasattr(self.decoder, "guide"):
-            guide = self.decoder.guide(pixels, self.image_encoder.grid_of(images.shape[2:]))
         with torch.autocast(images.device.type, enabled=False):
             rivals = clip.joint @ self.rivals.T                              # (B, V, n, R)
-        return Views(patches, clip.joint, rivals, guide, encoding)
+        return Views(patches, clip.joint, rivals, encoding._replace(guide=self.guide(pixels)))
 
     def segment(self, views: Views, text: TextEmbedding, size: tuple[int, int],
                 noise: PlusNoise | None = None) -> Segmentation:
@@ -135,9 +129,7 @@ class ESDAPlus(ESDA):
             encoding = self.image_encoder.with_text(encoding, text.cls)
             patches = self.interactor.narrow(encoding.patches)
         patches = self.interactor(patches, maps)                             # (B, n, width)
-        factors = () if noise is None or noise.decoder is None else (noise.decoder,)
-        guide = {} if views.guide is None else {"guide": views.guide}
-        logits = self.decoder(patches, prior, *factors, **guide)             # (B, 2, h, w), or finer where guided
+        logits = self.decode(patches, prior, views.encoding.guide, noise)    # (B, 2, h, w), or finer where guided
         present = None
         if self.presence_head is not None:
             present = self.presence_head(patches)

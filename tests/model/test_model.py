@@ -171,6 +171,22 @@ def test_prior_indices_choose_the_maps():
     assert sorted(model(images, text).blocks) == [1]
 
 
+def test_esda_takes_the_guided_decoder_whose_guide_is_made_once_an_image():
+    model = tiny_esda(decoder="guided")
+    images, text, target = batch(model)
+    made = []
+    model.decoder.register_forward_pre_hook(lambda _, __, kwargs: made.append(kwargs["guide"]), with_kwargs=True)
+    gradients = step(model, images, text, target)[2:]
+    assert len(gradients) == len([p for p in model.parameters() if p.requires_grad])
+    assert model.decoder.place.requires_grad and model.decoder.sharpness.requires_grad
+    model.eval()
+    with torch.no_grad():
+        alone = model(images, text).logits
+        every = torch.cat(list(model.all_names(images, text, 2)), dim=1)
+    assert torch.allclose(every[[0, 1], [0, 1]], alone[:, 1] - alone[:, 0], atol=1e-5)
+    assert torch.equal(made[-1][:2], made[-1][0].expand(2, *made[-1][0].shape))     # of one image, for two names
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     model = tiny_esda().eval()
     images, text, _ = batch(model, 3)

@@ -285,7 +285,8 @@ def test_the_guide_is_the_images_alone(weights):
     model, text = plus(weights, decoder="guided")
     images = images_of(2)
     views = model.before_names(images)
-    mixed = views._replace(guide=views.guide.flip(0))                    # the same patches, another picture beside them
+    mixed = views.encoding._replace(guide=views.encoding.guide.flip(0))  # the same patches, another picture beside them
+    mixed = views._replace(encoding=mixed)
     one, other = (model.segment(v, text[[0, 0]], (32, 32)).logits for v in (views, mixed))
     assert (one - other).abs().max() > 1e-4
 
