@@ -7,7 +7,7 @@ classes and rejects what is unknown, of another type or out of bounds. The defau
 describes it, on CLIP ViT-B/16 at 480 px.
 """
 import string
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Literal
 
 from util.runtime.errors import UserError
@@ -116,8 +116,9 @@ class Model:
     align_corners: bool = option(
         False, "torch's, where logits and similarity maps are upsampled and masks are resized for the prototypes; true "
         "in the released code. Of the position embedding it is false in either")
-    decoder: str = option("convolutions", "design of the mask decoder, one of DECODERS there: convolutions as described, "
-                         "or guided by the image (model/plus/decoder.py)")
+    decoder: str = option(
+        "convolutions", "design of the mask decoder, one of DECODERS there: convolutions as described, or guided by the "
+        "image (model/plus/decoder.py)")
     decoder_channels: int = option(256, "of its first convolution; the two further ones have a half and a quarter",
                                    least=4, most=65_536)
     guide_rounds: int = option(5, "decoder guided: rounds in which cells of the image that look alike share "
@@ -312,6 +313,11 @@ class Config:
                 raise UserError(f"{key}={name!r} names a folder of EXP/DATASET/ARCH/foldK/RUN/: one name without '/'")
         if self.model.kind == "plus":
             self._require_plus()
+        else:
+            self._require_no_plus()
+        if self.model.decoder == "convolutions" and self.model.guide_rounds != Model.guide_rounds:
+            raise UserError(f"model.guide_rounds={self.model.guide_rounds} has no effect on model.decoder=convolutions; set "
+                            f"model.decoder=guided, or leave it away")
 
     def _require_plus(self) -> None:
         """ESDA+ has no text tokens, and no maps that train where nothing in its encoder does."""
@@ -325,3 +331,13 @@ class Config:
         if self.loss.others and not (self.model.branch_rank or self.model.replace_indices):
             raise UserError(f"loss.others={self.loss.others} trains nothing of a frozen encoder; set loss.others=0, or "
                             f"model.branch_rank=2 for trainable branches")
+
+    def _require_no_plus(self) -> None:
+        """What is for ESDA+ alone would change nothing in silence."""
+        for section in ("model", "loss"):
+            for known in fields(part := getattr(self, section)):
+                given, usual = getattr(part, known.name), known.default
+                if known.metadata["help"].startswith("plus:") and given != (
+                        known.default_factory() if usual is MISSING else usual):
+                    raise UserError(f"{section}.{known.name}={given} has no effect on model.kind={self.model.kind}; "
+                                    f"set model.kind=plus, or leave it away")

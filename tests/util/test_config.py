@@ -179,6 +179,13 @@ def test_a_missing_config_lists_those_of_its_data_set(name, listed):
     assert listed in complaint(file=ROOT / "config" / name)
 
 
+@pytest.mark.parametrize("override", ["model.map_kernel=7", "model.rivals=none", "model.maps=[kk]", "loss.presence=0.2",
+                                      "model.guide_rounds=3"])
+def test_an_option_that_would_do_nothing_is_refused(override):
+    assert f"{override.partition('=')[0]}=" in complaint(override) and "has no effect on" in complaint(override)
+    load(Config, ROOT / "config/shapes/plus.yaml", [override])       # there it does something
+
+
 def test_an_empty_config_is_the_defaults(tmp_path):
     assert load(Config, write(tmp_path / "empty.yaml", "# nothing\n")) == load(Config, BASE)
 
