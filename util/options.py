@@ -117,8 +117,8 @@ class Model:
         False, "torch's, where logits and similarity maps are upsampled and masks are resized for the prototypes; true "
         "in the released code. Of the position embedding it is false in either")
     decoder: str = option(
-        "convolutions", "design of the mask decoder, one of DECODERS there: convolutions as described, or guided by the "
-        "image (model/plus/decoder.py)")
+        "convolutions", "design of the mask decoder, one of DECODERS there: convolutions as described, or guided by "
+        "the image (model/plus/decoder.py)")
     decoder_channels: int = option(256, "of its first convolution; the two further ones have a half and a quarter",
                                    least=4, most=65_536)
     guide_rounds: int = option(5, "decoder guided: rounds in which cells of the image that look alike share "
@@ -316,8 +316,8 @@ class Config:
         else:
             self._require_no_plus()
         if self.model.decoder == "convolutions" and self.model.guide_rounds != Model.guide_rounds:
-            raise UserError(f"model.guide_rounds={self.model.guide_rounds} has no effect on model.decoder=convolutions; set "
-                            f"model.decoder=guided, or leave it away")
+            raise UserError(f"model.guide_rounds={self.model.guide_rounds} has no effect on model.decoder=convolutions; "
+                            "set model.decoder=guided, or leave it away")
 
     def _require_plus(self) -> None:
         """ESDA+ has no text tokens, and no maps that train where nothing in its encoder does."""
