@@ -316,7 +316,7 @@ class Config:
         else:
             self._require_no_plus()
         if self.model.decoder == "convolutions" and self.model.guide_rounds != Model.guide_rounds:
-            raise UserError(f"model.guide_rounds={self.model.guide_rounds} has no effect on model.decoder=convolutions; "
+            raise UserError(f"model.guide_rounds={self.model.guide_rounds} has no effect on decoder=convolutions; "
                             "set model.decoder=guided, or leave it away")
 
     def _require_plus(self) -> None:
