@@ -56,7 +56,8 @@ class ESDAPlus(ESDA):
     readings: names in model/clip/dense.py, the maps in order; the first one's lead is the prior.
     channels: which of similarity_channels are used of each map, places from 0.
     scale: of cosines in the channels. rival_drop: chance of each rival to be left out of a training sample.
-    presence_head: None: the mask alone says whether the named thing is there.
+    presence_head: None: the mask alone says whether the named thing is there. ``asks_clip``: whether CLIP's verdict
+        counts with it, which needs a threshold.
     """
 
     def __init__(self, text_encoder: TextEncoder, image_encoder: VisionTransformer, interactor: SimilarityInteractor,
@@ -65,7 +66,7 @@ class ESDAPlus(ESDA):
                  presence_head: PresenceHead | None = None):
         super().__init__(text_encoder, image_encoder, interactor, decoder, pixel_mean, pixel_std, logit_scale)
         self.readings, self.channels, self.scale, self.rival_drop = readings, channels, scale, rival_drop
-        self.presence_head = presence_head
+        self.presence_head, self.asks_clip = presence_head, True
         self.register_buffer("rivals", None, persistent=False)               # (R, D) unit vectors
 
     @property
@@ -133,7 +134,7 @@ class ESDAPlus(ESDA):
         present = None
         if self.presence_head is not None:
             present = self.presence_head(patches)
-            if not self.training:
+            if not self.training and self.asks_clip:
                 present = present + 2 * self.clip_presence(views, text)  # 2: util/evaluation/predict.py takes a mean
         return Segmentation(bilinear(logits, size), prior, encoding.patches, encoding.blocks, present)
 

@@ -68,11 +68,13 @@ class Segmenter:
                  about: dict | None = None):
         """model: of build_model, with its weights and on ``device``; ESDA+ has been told its rivals.
 
-        zero: presence, a logit, from which on a name counts as there; None: not known.
+        zero: presence, a logit, from which on a name counts as there; None: not known. ESDA+ then leaves CLIP's own
+        verdict out of it, which has no zero of its own.
         """
         self.model, self.cfg, self.device = model.eval(), cfg, device
         self.model.text_encoder.cpu()   # names are embedded there, as in evaluation
         self.calibrated, self.zero = zero is not None, zero or 0.0
+        self.model.asks_clip = self.calibrated
         self.about = about or {}
         self.fit, self.autocast = FITS[cfg.eval.fit], autocast(device, cfg.precision)
         self._text: tuple[tuple[str, ...], TextEmbedding | None] = ((), None)

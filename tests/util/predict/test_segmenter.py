@@ -141,6 +141,17 @@ def test_the_rivals_of_esda_plus_are_its_seen_classes_whatever_is_asked_for(load
     assert len(before) == 15 and torch.equal(segmenter.model.rivals, before)
 
 
+def test_clips_verdict_counts_where_a_threshold_gives_it_a_zero(loaded, folder, tiny_clip, scenes):
+    calibrated = Segmenter.load(checkpoint_of("plus", tiny_clip, folder / "z.pt", threshold=11.0), device="cpu")
+    plain, moved = (np.log(scores / (1 - scores)) for scores in (
+        s(scenes[0], NAMES).scores.astype(float) for s in (loaded("plus"), calibrated)))
+    with torch.inference_mode():
+        [encoded] = calibrated._encode([as_image(scenes[0])])
+        verdict = torch.cat([calibrated.model.clip_presence(encoded.shared, calibrated._embed([name]))
+                             for name in NAMES])
+    assert np.allclose(moved - plain, verdict.numpy() - 11, atol=1e-2)
+
+
 def test_only_clip_is_needed_without_training(loaded, scenes):
     """The first map stretches from 0 to 1: something is always found."""
     for kind in TRAINING_FREE:
