@@ -47,7 +47,10 @@ def load(schema: type[Schema], file: str | Path, overrides: list[str] = (), save
         for part in reversed(key.split(".")):
             value = {part: value}
         _merge(values, value, schema, "the command line")
-    return _build(schema, values, str(file))
+    built = _build(schema, values, str(file))
+    if isinstance(built, Config) and not saved:
+        built.require_effect()
+    return built
 
 
 def from_command_line(arguments: list[str], description: str = "") -> Config:

@@ -313,11 +313,6 @@ class Config:
                 raise UserError(f"{key}={name!r} names a folder of EXP/DATASET/ARCH/foldK/RUN/: one name without '/'")
         if self.model.kind == "plus":
             self._require_plus()
-        else:
-            self._require_no_plus()
-        if self.model.decoder == "convolutions" and self.model.guide_rounds != Model.guide_rounds:
-            raise UserError(f"model.guide_rounds={self.model.guide_rounds} has no effect on decoder=convolutions; "
-                            "set model.decoder=guided, or leave it away")
 
     def _require_plus(self) -> None:
         """ESDA+ has no text tokens, and no maps that train where nothing in its encoder does."""
@@ -332,12 +327,29 @@ class Config:
             raise UserError(f"loss.others={self.loss.others} trains nothing of a frozen encoder; set loss.others=0, or "
                             f"model.branch_rank=2 for trainable branches")
 
-    def _require_no_plus(self) -> None:
-        """What is for ESDA+ alone would change nothing in silence."""
+    def require_effect(self) -> None:
+        """Raise UserError for an option that would change nothing, or not what it says, in silence.
+
+        For what a user gives; options that a run has saved stay as they are.
+        """
+        kind, decoder = self.model.kind, self.model.decoder
+        plain = {"decoder", "decoder_channels", "guide_rounds"}
         for section in ("model", "loss"):
             for known in fields(part := getattr(self, section)):
                 given, usual = getattr(part, known.name), known.default
-                if known.metadata["help"].startswith("plus:") and given != (
-                        known.default_factory() if usual is MISSING else usual):
-                    raise UserError(f"{section}.{known.name}={given} has no effect on model.kind={self.model.kind}; "
-                                    f"set model.kind=plus, or leave it away")
+                if given == (known.default_factory() if usual is MISSING else usual):
+                    continue
+                if known.metadata["help"].startswith("plus:") and kind != "plus":
+                    needed = "model.kind=plus"
+                elif known.name in plain and kind not in ("esda", "plus"):
+                    needed = "model.kind=esda or plus"
+                elif known.name == "guide_rounds" and decoder == "convolutions":
+                    needed = "model.decoder=guided"
+                elif known.name == "presence" and not self.model.presence_head:
+                    needed = "model.presence_head=true"
+                elif known.name == "align_corners" and decoder == "guided":
+                    needed = "model.decoder=convolutions"
+                else:
+                    continue
+                raise UserError(f"{section}.{known.name}={given} has no effect without {needed}; set that, or leave it "
+                                "away")

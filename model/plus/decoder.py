@@ -4,6 +4,7 @@ It is pixel-adaptive mask refinement (PAMR, Araslanov & Roth, CVPR 2020) as a pa
 nearly as util/evaluation/refine.py, but works on logits, so that the gradient passes.
 """
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +44,8 @@ class GuidedDecoder(MaskDecoder):
             cells = cells.float()
             mean, square = map(_mean_around, (cells, cells.square()))
             spread = (square - mean.square()).clamp(min=0).sqrt() + 1e-3   # 1e-3 keeps one colour all around finite
-            unlike = ((_around(cells) - cells[:, :, None]).abs() / spread[:, :, None]).mean(dim=1)  # (B, P, 4 h, 4 w)
-            inside = _around(torch.ones_like(cells[:1, :1]))[:, 0] > 0
+            unlike = torch.stack([((other - cells).abs() / spread).mean(dim=1) for other in _around(cells)], dim=1)
+            inside = torch.cat(list(_around(torch.ones_like(cells[:1, :1]))), dim=1) > 0
             weights = self.place - self.sharpness.exp() * unlike
             return weights.masked_fill(~inside, -torch.inf).softmax(dim=1)
 
@@ -57,24 +58,33 @@ class GuidedDecoder(MaskDecoder):
 
     def spread(self, evidence: Tensor, guide: Tensor) -> Tensor:
         """All rounds: evidence (B, 1, 4 h, 4 w) fp32, the same."""
+        weights = guide.split(1, dim=1)
         with torch.autocast(evidence.device.type, enabled=False):
             for _ in range(self.rounds):
-                evidence = (guide * _around(evidence)[:, 0]).sum(dim=1, keepdim=True)
+                if torch.compiler.is_exporting():
+                    evidence = (guide * _around_as_convolutions(evidence)).sum(dim=1, keepdim=True)
+                else:
+                    evidence = sum(weight * other for weight, other in zip(weights, _around(evidence)))
         return evidence
 
 
-def _around(x: Tensor) -> Tensor:
-    """x (B, K, H, W) as each of the P places sees it, zero outside: (B, K, P, H, W).
+def _around(x: Tensor) -> Iterator[Tensor]:
+    """x (B, K, H, W) as each of the P places sees it, zero outside."""
+    height, width, reach = *x.shape[2:], DISTANCES[-1]
+    padded = F.pad(x, [reach] * 4)
+    for down, right in PLACES:
+        yield padded[:, :, reach + down:, reach + right:][:, :, :height, :width]
 
-    By convolutions whose kernels pick one place each. Slices would be a little faster on a CPU, but make a graph of so
-    many nodes that its export takes minutes.
+
+def _around_as_convolutions(x: Tensor) -> Tensor:
+    """The same of one channel, (B, P, H, W), by kernels that pick a place each.
+
+    It takes ten times as long on a CPU, but a graph for export has so few nodes that it is written in seconds.
     """
     kernel = x.new_zeros(len(EIGHT), 1, 3, 3)
     for i, (down, right) in enumerate(EIGHT):
         kernel[i, 0, 1 + down, 1 + right] = 1
-    kernel = kernel.repeat(x.shape[1], 1, 1, 1)
-    return torch.cat([F.conv2d(x, kernel, padding=d, dilation=d, groups=x.shape[1]).unflatten(1, (-1, len(EIGHT)))
-                      for d in DISTANCES], dim=2)
+    return torch.cat([F.conv2d(x, kernel, padding=d, dilation=d) for d in DISTANCES], dim=1)
 
 
 def _mean_around(x: Tensor) -> Tensor:

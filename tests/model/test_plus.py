@@ -281,7 +281,7 @@ def test_guided_evidence_stays_on_its_side_of_a_border():
     assert (found[..., :18] > 0).all() and (found[..., 18:] < 0).all()
 
 
-def test_the_guide_is_the_images_alone(weights):
+def test_each_image_is_guided_by_its_own_guide_whatever_the_names(weights):
     model, text = plus(weights, decoder="guided")
     images = images_of(2)
     views = model.before_names(images)
@@ -289,6 +289,8 @@ def test_the_guide_is_the_images_alone(weights):
     mixed = views._replace(encoding=mixed)
     one, other = (model.segment(v, text[[0, 0]], (32, 32)).logits for v in (views, mixed))
     assert (one - other).abs().max() > 1e-4
+    model.set_rivals(torch.randn(2, 12))
+    assert torch.equal(model.before_names(images).encoding.guide, views.encoding.guide)
 
 
 def test_clips_own_verdict_is_part_of_presence_but_not_of_its_training(weights):

@@ -179,11 +179,23 @@ def test_a_missing_config_lists_those_of_its_data_set(name, listed):
     assert listed in complaint(file=ROOT / "config" / name)
 
 
-@pytest.mark.parametrize("override", ["model.map_kernel=7", "model.rivals=none", "model.maps=[kk]", "loss.presence=0.2",
-                                      "model.guide_rounds=3"])
-def test_an_option_that_would_do_nothing_is_refused(override):
-    assert f"{override.partition('=')[0]}=" in complaint(override) and "has no effect on" in complaint(override)
-    load(Config, ROOT / "config/shapes/plus.yaml", [override])       # there it does something
+@pytest.mark.parametrize("name, override, needed", [
+    ("esda", "model.map_kernel=7", "plus"), ("esda", "model.rivals=none", "plus"), ("esda", "model.maps=[kk]", "plus"),
+    ("esda", "loss.presence=0.2", "plus"), ("esda", "model.guide_rounds=3", "guided"),
+    ("naclip", "model.decoder=guided", "esda or plus"), ("released", "model.decoder=guided", "convolutions"),
+    ("esda", "model.decoder_channels=64", None), ("plus", "model.map_kernel=7", None),
+    ("plus", "loss.presence=0.2", None), ("plus", "model.guide_rounds=3", None)])
+def test_an_option_that_would_do_nothing_is_refused(name, override, needed, tmp_path):
+    file = ROOT / f"config/shapes/{name}.yaml"
+    if needed is None:
+        load(Config, file, [override])
+        return
+    assert " has no effect without " in complaint(override, file=file) and needed in complaint(override, file=file)
+    values = to_dict(load(Config, file))
+    section, _, key = override.partition("=")[0].partition(".")
+    values[section][key] = flat(to_dict(load(Config, ROOT / "config/shapes/plus.yaml", [override])))[f"{section}.{key}"]
+    saved = write(tmp_path / "config.yaml", yaml.safe_dump(values))  # a run that has it already is read all the same
+    assert load(Config, saved, saved=True)
 
 
 def test_an_empty_config_is_the_defaults(tmp_path):

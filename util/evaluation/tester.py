@@ -8,6 +8,7 @@ from util.results.final import final_test, table, where
 from util.results.origin import changed_options, in_words, not_zero_shot, origin_of_checkpoint
 from util.run import checkpoint
 from util.run.folder import Run
+from util.run.trained import threshold_in
 from util.run.weights import TrainedWeights, read_weights
 from util.runtime.errors import UserError
 
@@ -23,7 +24,7 @@ def test(cfg: Config) -> None:
     threshold, about = None, {}
     if weights:
         checkpoint.restore(experiment.model, weights.saved, weights.file, experiment.clip)
-        threshold, about = weights.saved.get("presence_threshold"), _about(weights, cfg, experiment.processes.rank)
+        threshold, about = threshold_in(weights.saved), _about(weights, cfg, experiment.processes.rank)
     run = Run.start(cfg, "-test", experiment.processes)
     results = final_test(experiment, run, cfg.weights, threshold, about)
     run.log(table(results))

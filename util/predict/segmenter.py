@@ -31,6 +31,7 @@ from util.predict.options import options_of
 from util.predict.result import Result
 from util.predict.shipped import SHIPPED
 from util.run import checkpoint
+from util.run.trained import threshold_in
 from util.run.weights import read_weights
 from util.runtime.device import autocast, pick_device, place, set_tf32
 from util.runtime.errors import UserError
@@ -111,8 +112,7 @@ class Segmenter:
         if cfg.model.kind == "plus":  # the seen names of its fold are its rivals, whatever the user asks for
             classes = classes_of(cfg.data)
             embed_classes(net, classes.names, classes.seen(cfg.fold), cfg.model)
-        zero = read and read.saved.get("presence_threshold")
-        return cls(place(net, cfg, on), cfg, on, None if zero is None else float(zero), about)
+        return cls(place(net, cfg, on), cfg, on, read and threshold_in(read.saved), about)
 
     def __call__(self, image, names: str | Iterable[str], *, others: str | Iterable[str] = (),
                  threshold: float | None = None, separate: bool = False, zoom: bool = False) -> Result:

@@ -55,3 +55,14 @@ def require_threshold(saved: dict, path) -> None:
     threshold = saved.get(ABSENT, 0.0)
     if not isinstance(threshold, int | float) or isinstance(threshold, bool) or not math.isfinite(threshold):
         raise UserError(f"{path}: not a checkpoint of train.py (its '{ABSENT}' is {threshold!r}, no finite number)")
+
+
+def threshold_in(saved: dict) -> float | None:
+    """The threshold of presence that a checkpoint holds; None: it holds none, or one of another presence.
+
+    ESDA+ learned to ask CLIP for presence when model.decoder_channels became an option. A threshold from before would
+    let every name pass.
+    """
+    options = (saved["config"] or {}).get("model", {})
+    before = isinstance(options, dict) and options.get("presence_head") and "decoder_channels" not in options
+    return None if before or ABSENT not in saved else float(saved[ABSENT])

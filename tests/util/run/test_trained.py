@@ -10,6 +10,7 @@ from model.build import build_model
 from util.config import ROOT, Config, load, to_dict
 from util.results.origin import origin_of
 from util.run import checkpoint
+from util.run.trained import threshold_in
 from util.run.weights import read_weights
 from util.runtime.errors import UserError
 
@@ -141,3 +142,13 @@ def test_its_test_and_its_training_are_those_of_the_checkpoint(finished_run, tmp
     here, there = (json.loads((run / "results.json").read_text()) for run in (run_folder(tmp_path), folder))
     for key in ("miou", "fb_iou", "per_class", "trained_on", "clip_fingerprint"):
         assert here[key] == there[key]
+
+
+def test_a_threshold_of_another_presence_does_not_count():
+    """Before model.decoder_channels was an option, ESDA+'s presence was without CLIP's verdict."""
+    def holding(**options):
+        return {"config": {"model": options}, "presence_threshold": 2}
+    assert threshold_in(holding(presence_head=True, decoder_channels=256)) == 2.0
+    assert threshold_in(holding(presence_head=True)) is None
+    assert threshold_in(holding(presence_head=False)) == threshold_in(holding()) == 2.0     # ESDA's is what it was
+    assert threshold_in({"config": None}) is None
