@@ -141,8 +141,7 @@ class ESDAPlus(ESDA):
     def similarity(self, views: Views, text: TextEmbedding, noise: PlusNoise | None = None) -> Tensor:
         """The three channels of each map, (B, V, 3, n) fp32. But for text navigation, the name is read nowhere else."""
         with torch.autocast(views.joint.device.type, enabled=False):
-            name = F.normalize(text.cls.float(), dim=-1)                     # (B, D)
-            match = (views.joint @ name[:, None, :, None])[..., 0]           # (B, V, n)
+            name, match = self.match(views, text)
             allowed = others_than(name, self.rivals)                         # (B, R)
             if noise:
                 allowed = allowed & noise.rivals
@@ -154,10 +153,15 @@ class ESDAPlus(ESDA):
         It has no fixed zero. The head trains without it, and the threshold of presence is set with it.
         """
         with torch.autocast(views.joint.device.type, enabled=False):
-            name = F.normalize(text.cls.float(), dim=-1)                     # (B, D)
-            match = (views.joint[:, 0] @ name[:, :, None])[..., 0]           # (B, n)
+            match = self.match(views, text)[1][:, 0]                         # (B, n)
             best = match.topk(max(1, match.shape[1] // 32), dim=1, sorted=False).values.mean(dim=1)
             return self.logit_scale * best
+
+    @staticmethod
+    def match(views: Views, text: TextEmbedding) -> tuple[Tensor, Tensor]:
+        """The names as unit vectors (B, D), and the cosine of each patch with its image's, (B, V, n); both fp32."""
+        name = F.normalize(text.cls.float(), dim=-1)
+        return name, (views.joint @ name[:, None, :, None])[..., 0]
 
     def clip_patches(self, images: Tensor, shared: Views) -> Tensor:
         """As ESDA's, but without another pass of CLIP where the output is among the maps."""

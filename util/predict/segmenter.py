@@ -38,7 +38,6 @@ from util.runtime.errors import UserError
 
 INPUTS_ON_A_GPU = 8         # images, or images times names, that go through the network together
 MOST_ZOOMED = 1 << 29       # values of names at an image's own size, 2 GB
-MIDDLE = 0.5                # of the scores: as much for the name as against it
 
 
 class Encoded(NamedTuple):
@@ -63,7 +62,7 @@ class Segmenter:
     All methods raise UserError for what a user can get wrong; WeightsError for weights that do not fit.
     """
 
-    threshold = MIDDLE
+    threshold = 0.5
 
     def __init__(self, model: torch.nn.Module, cfg: Config, device: torch.device, zero: float | None = None,
                  about: dict | None = None):
