@@ -6,9 +6,9 @@
 RUN is a run's folder (EXP/DATASET/ARCH/foldK/RUN) or any folder above it, of which every results.json is taken. A row
 is one data set, configuration, selection and protocol, over folds and seeds. Runs that cannot be averaged are rejected.
 report.html holds the tables and all pictures and can be sent as it is. For each data set and protocol there are every
-run's mIoU (means-*), curves over epochs (curves-*), the IoU by class (classes-*), what was taken for what (marked-*),
-and what every row predicts for samples that all of them drew (predictions-*; eval.pictures; of each fold the first
-seed's). Needs requirements-extra.txt.
+run's mIoU (means-*), what it has more than the baseline's (differences-*), curves over epochs (curves-*), the IoU by
+class (classes-*), what was taken for what (marked-*), and what every row predicts for samples that all of them drew
+(predictions-*; eval.pictures; of each fold the first seed's). Needs requirements-extra.txt.
 """
 import sys
 from importlib.util import find_spec

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from data.files import read_image
 from data.samples import spread
 from util.compare.groups import Group
+from util.compare.tables import CONFIDENCE, interval
 
 # Okabe and Ito's palette (Color Universal Design, 2008), which the colour-blind can tell apart, black first and
 # without its yellow, which white paper swallows. Markers tell apart what has the same colour in print.
@@ -35,25 +37,55 @@ def means_chart(runs: pd.DataFrame) -> Figure:
 
     runs: columns model, fold, seed and miou, as in runs.csv. Error bars: standard deviation (n - 1) over the seeds.
     """
-    models, folds = list(dict.fromkeys(runs["model"])), sorted(runs["fold"].unique())
+    figure, axes = _rows(runs, "miou", "a run of fold {}")
+    for y, (_, part) in enumerate(runs.groupby("model", sort=False)):
+        by_seed = part.pivot(index="seed", columns="fold", values="miou")
+        every = by_seed.notna().all(axis=None)  # seeds of fewer folds have means of something else
+        mean, error = by_seed.mean().mean(), by_seed.mean(axis=1).std() if every else np.nan
+        known = not np.isnan(error)
+        _mean(axes, y, mean, error if known else None, f"{mean:.1f}" + (f" ± {error:.1f}" if known else ""),
+              "mean ± deviation over seeds")
+    axes.set(xlim=(-2, 102), xlabel="mIoU on unseen classes, %")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def differences_chart(pairs: pd.DataFrame, baseline: str) -> Figure | None:
+    """What each model has more or less than the baseline: every pair of one fold and seed, mean and interval.
+
+    pairs: as Table.differences; None where there are none.
+    """
+    if pairs.empty:
+        return None
+    figure, axes = _rows(pairs, "difference", "fold {}")
+    axes.axvline(0, color="black", linewidth=1.5)
+    for y, (_, values) in enumerate(pairs.groupby("model", sort=False)["difference"]):
+        low, high = interval(values)
+        mean = values.mean()
+        _mean(axes, y, mean, None if low is None else (high - low) / 2, f"{mean:+.1f}", f"mean and {CONFIDENCE:.0%} interval")
+    axes.set(xlabel=f"unseen mIoU, points more or less than {baseline}")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def _rows(frame: pd.DataFrame, column: str, label: str) -> tuple[Figure, Axes]:
+    """A row a model with a mark for each line of ``frame``, which has model, fold and ``column``; a series a fold."""
+    models, folds = list(dict.fromkeys(frame["model"])), sorted(frame["fold"].unique())
     figure = Figure((11, min(1.8 + 0.55 * len(models), MOST_INCHES)), layout="constrained")
     axes = figure.subplots()
     for k, fold in enumerate(folds, 1):
-        part = runs[runs["fold"] == fold]
-        axes.plot(part["miou"], [models.index(m) + 0.12 * (k - (len(folds) + 1) / 2) for m in part["model"]],
-                  **_style(k), markersize=7, label=f"a run of fold {fold}")
-    for y, model in enumerate(models):
-        by_seed = runs[runs["model"] == model].pivot(index="seed", columns="fold", values="miou")
-        every = by_seed.notna().all(axis=None)  # seeds of fewer folds have means of something else
-        mean, error = by_seed.mean().mean(), by_seed.mean(axis=1).std() if every else np.nan
-        axes.errorbar(mean, y, xerr=None if np.isnan(error) else error, fmt="|", color="black", markersize=30,
-                      markeredgewidth=3, capsize=7, linewidth=2, zorder=1,
-                      label="mean ± deviation over seeds" if y == 0 else None)
-        axes.text(103, y, f"{mean:.1f}" + ("" if np.isnan(error) else f" ± {error:.1f}"), va="center")
-    axes.set(xlim=(-2, 102), xlabel="mIoU on unseen classes, %", yticks=range(len(models)), yticklabels=models,
-             ylim=(len(models) - 0.5, -0.5))
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    return figure
+        part = frame[frame["fold"] == fold]
+        axes.plot(part[column], [models.index(m) + 0.12 * (k - (len(folds) + 1) / 2) for m in part["model"]],
+                  **_style(k), markersize=7, label=label.format(fold))
+    axes.set(yticks=range(len(models)), yticklabels=models, ylim=(len(models) - 0.5, -0.5))
+    return figure, axes
+
+
+def _mean(axes: Axes, y: int, mean: float, error: float | None, text: str, label: str) -> None:
+    axes.errorbar(mean, y, xerr=error, fmt="|", color="black", markersize=30, markeredgewidth=3, capsize=7,
+                  linewidth=2, zorder=1, label=label if y == 0 else None)
+    axes.text(1.01, y, text, va="center", transform=axes.get_yaxis_transform())
 
 
 @matplotlib.rc_context(STYLE)

@@ -4,6 +4,7 @@ import html
 import sys
 
 import cv2
+import pandas as pd
 
 from data.files import read_image
 from util.compare import pictures
@@ -14,6 +15,7 @@ from util.compare.words import DEFAULT, html_table, latex, markdown, page
 
 CAPTIONS = {  # of pictures, by the first part of their names
     "means": "Every run's mIoU on unseen classes, and the means over folds.",
+    "differences": "mIoU minus the baseline's by fold and seed, the mean and its 95 % interval.",
     "curves": "mIoU after every epoch: means over seeds, the band from the lowest to the highest seed.",
     "classes": "IoU of every unseen class in percent, means over seeds.",
     "marked": "What was taken for what: of the pixels marked under a name, the percentage that shows each class.",
@@ -45,7 +47,7 @@ def report(groups: list[Group], published: list[Published], baseline: str, colum
         sections.append(page(table, columns))
         for protocol in dict.fromkeys(g.first.protocol for g in table.groups):
             alike = [g for g in table.groups if g.first.protocol == protocol]
-            drawn = _pictures(alike, f"{table.dataset}-{protocol}")
+            drawn = _pictures(alike, f"{table.dataset}-{protocol}", table.differences(protocol), baseline)
             files.update(drawn)
             sections += [_figure(data, CAPTIONS[name.partition("-")[0]]) for name, data in drawn.items()]
             sections += _extremes(alike)
@@ -75,10 +77,11 @@ def _extremes(groups: list[Group]) -> list[str]:
     return sections
 
 
-def _pictures(groups: list[Group], name: str) -> dict[str, bytes]:
+def _pictures(groups: list[Group], name: str, differences: pd.DataFrame, baseline: str) -> dict[str, bytes]:
     """{file name: contents} of the groups of one data set and protocol."""
     labels = [g.label(groups) + " (not zero-shot)" * bool(r.not_zero_shot) for g in groups for r in g.results]
     figures = {f"means-{name}.png": pictures.means_chart(runs_frame(groups).assign(model=labels)),
+               **({f"differences-{name}.png": pictures.differences_chart(differences, baseline)} if baseline else {}),
                f"curves-{name}.png": pictures.curves_chart(groups),
                f"classes-{name}.png": pictures.heat_maps({"IoU, %": pictures.classes_frame(groups)})}
     marked = {g.label(groups): frame for g in groups if (frame := pictures.marked_frame(g)) is not None}
@@ -89,6 +92,7 @@ def _pictures(groups: list[Group], name: str) -> dict[str, bytes]:
     figures[f"predictions-{name}.jpg"] = pictures.predictions_sheet(drawn, samples) if samples else None
     for file in (file for file, figure in figures.items() if figure is None):
         why = ("the runs share no sample that they drew when they were tested" if file.startswith("predictions") else
+               f"no run has the fold and seed of one of {baseline}" if file.startswith("differences") else
                "no run has recorded it; train or test again")
         print(f"no {file}: {why}", file=sys.stderr)
     if samples and len(drawn) < len(groups):

@@ -82,25 +82,49 @@ class Table:
                 "parameters_total": first.raw["parameters"]["total"],
                 "gflops_per_image": max(r.raw["gflops_per_image"] for r in group.results)}
 
+    def differences(self, protocol: str) -> pd.DataFrame:
+        """model, fold, seed, difference: mIoU minus the baseline's, a line a pair of one fold and seed."""
+        own = [g for g in self.groups if g.first.protocol == protocol]
+        return pd.DataFrame([(g.label(own), *pair, value) for g in own if (base := self._baseline(g)) is not None
+                             for pair, value in _pairs(runs_frame([g]), base).items()],
+                            columns=["model", "fold", "seed", "difference"])
+
+    def _baseline(self, group: Group) -> pd.DataFrame | None:
+        """The runs of the baseline that was tested in the same way, preferably under the same selection."""
+        fit = [g for g in self.groups if g.first.arch == self.baseline != group.first.arch and g.same_test_as(group)]
+        if not fit:
+            return None
+        return runs_frame([next((g for g in fit if g.first.selection == group.first.selection), fit[0])])
+
     def _against(self, group: Group, runs: pd.DataFrame) -> dict:
         """The mean of mIoU minus the baseline's over pairs of one fold and seed, and a t interval from two pairs on.
 
-        Without any pair it is the difference of the means. The baseline is a group tested in the same way, preferably
-        under the same selection. {} without one.
+        Without any pair it is the difference of the means. {} without a baseline.
         """
-        fit = [g for g in self.groups if g.first.arch == self.baseline != group.first.arch and g.same_test_as(group)]
-        if not fit:
+        base = self._baseline(group)
+        if base is None:
             return {}
-        base = runs_frame([next((g for g in fit if g.first.selection == group.first.selection), fit[0])])
-        own, other = (frame.set_index(["fold", "seed"])["miou"] for frame in (runs, base))
-        pairs = (own - other).dropna()
+        pairs = _pairs(runs, base)
         if pairs.empty:
-            own, other = (scores.groupby("fold").mean().mean() for scores in (own, other))
+            own, other = (frame.groupby("fold")["miou"].mean().mean() for frame in (runs, base))
             return {"miou_minus_baseline": own - other, "pairs": 0}
-        reach = t.ppf(0.5 + CONFIDENCE / 2, len(pairs) - 1) * pairs.sem() if len(pairs) > 1 else None
+        low, high = interval(pairs)
         return {"miou_minus_baseline": pairs.mean(), "pairs": len(pairs),
-                **({} if reach is None else {"miou_minus_baseline_low": pairs.mean() - reach,
-                                             "miou_minus_baseline_high": pairs.mean() + reach})}
+                **({} if low is None else {"miou_minus_baseline_low": low, "miou_minus_baseline_high": high})}
+
+
+def interval(values: pd.Series) -> tuple[float, float] | tuple[None, None]:
+    """Of the mean, by Student's t; (None, None) for less than two values."""
+    if len(values) < 2:
+        return None, None
+    reach = t.ppf(0.5 + CONFIDENCE / 2, len(values) - 1) * values.sem()
+    return values.mean() - reach, values.mean() + reach
+
+
+def _pairs(runs: pd.DataFrame, base: pd.DataFrame) -> pd.Series:
+    """mIoU minus the baseline's by (fold, seed), where both have it."""
+    own, other = (frame.set_index(["fold", "seed"])["miou"] for frame in (runs, base))
+    return (own - other).dropna()
 
 
 def _span(values: pd.Series) -> str:

@@ -15,6 +15,7 @@ from util.compare.groups import gather
 from util.compare.pictures import (
     classes_frame,
     curves_chart,
+    differences_chart,
     encoded,
     heat_maps,
     marked_frame,
@@ -24,6 +25,7 @@ from util.compare.pictures import (
 )
 from util.compare.report import report
 from util.compare.runs import find, read
+from util.compare.tables import make_tables
 from util.config import ROOT
 from util.runtime.errors import UserError
 
@@ -60,6 +62,24 @@ def test_means_by_hand():
     assert [text.get_text() for text in axes.texts] == ["17.0 ± 2.8", "60.0", "42.5"]  # 15 and 19: 4 / sqrt(2)
     points = [line for line in axes.lines if line.get_label().startswith("a run of fold")]
     assert [list(line.get_xdata()) for line in points] == [[10, 14, 50, 30, 40], [20, 24, 70, 50]]
+
+
+def test_differences_are_paired_by_fold_and_seed(made, groups):
+    for seed in (1, 2):
+        made.folds("plain", (50, 60, 70, 80 + seed), seed=seed)
+    made.folds("better", (51, 63, 71, 84), seed=1)
+    pairs = make_tables(groups(), [], "plain")[0].differences("episodic")
+    assert pairs[["model", "fold", "seed", "difference"]].values.tolist() == [
+        ["better", fold, 1, difference] for fold, difference in enumerate((1, 3, 1, 3))]
+    alone = pd.DataFrame({"model": ["once"], "fold": [2], "seed": [1], "difference": [-10.0]})
+    axes, = differences_chart(pd.concat([pairs, alone]), "plain").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["better", "once"]
+    assert [text.get_text() for text in axes.texts] == ["+2.0", "-10.0"]
+    bar, = (bars for bars in axes.collections if len(bars.get_segments()))  # one pair has no interval
+    # Student's t with 3 degrees of freedom: 3.182 standard errors of 2 / sqrt(3) / 2 each way
+    assert bar.get_segments()[0][:, 0] == pytest.approx([2 - 3.182 / 3 ** 0.5, 2 + 3.182 / 3 ** 0.5], abs=1e-3)
+    without = make_tables(groups(), [])[0].differences("episodic")
+    assert without.empty and differences_chart(without, "") is None
 
 
 def test_iou_by_class_is_the_mean_over_seeds(made, groups):
