@@ -63,7 +63,8 @@ def differences_chart(pairs: pd.DataFrame, baseline: str) -> Figure | None:
     for y, (_, values) in enumerate(pairs.groupby("model", sort=False)["difference"]):
         low, high = interval(values)
         mean = values.mean()
-        _mean(axes, y, mean, None if low is None else (high - low) / 2, f"{mean:+.1f}", f"mean and {CONFIDENCE:.0%} interval")
+        _mean(axes, y, mean, None if low is None else (high - low) / 2, f"{mean:+.1f}",
+              f"mean and {CONFIDENCE:.0%} interval")
     axes.set(xlabel=f"unseen mIoU, points more or less than {baseline}")
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
