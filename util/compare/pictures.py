@@ -65,7 +65,9 @@ def differences_chart(pairs: pd.DataFrame, baseline: str) -> Figure | None:
         mean = values.mean()
         _mean(axes, y, mean, None if low is None else (high - low) / 2, f"{mean:+.1f}",
               f"mean and {CONFIDENCE:.0%} interval")
-    axes.set(xlabel=f"unseen mIoU, points more or less than {baseline}")
+    low, high = pairs["difference"].clip(upper=0).min(), pairs["difference"].clip(lower=0).max()
+    room = 0.3 * (high - low) + 0.1  # the interval of a few pairs may be far wider: it runs off the edge
+    axes.set(xlabel=f"unseen mIoU, points more or less than {baseline}", xlim=(low - room, high + room))
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
