@@ -45,6 +45,10 @@ class Group:
         alike = [g for g in groups if g.first.arch == self.first.arch and g.first.protocol == self.first.protocol]
         return self.first.arch + (f", selected by {self.first.selection}" if len(alike) > 1 else "")
 
+    def honest_label(self, groups: list["Group"]) -> str:
+        """The label, and what makes its scores other than they seem."""
+        return self.label(groups) + " (not zero-shot)" * bool(self.first.not_zero_shot)
+
     def same_test_as(self, other: "Group") -> bool:
         """Whether both were tested on as many samples of the same classes, so that a difference means something."""
         def test(group):

@@ -15,7 +15,7 @@ from util.compare.words import DEFAULT, html_table, latex, markdown, page
 
 CAPTIONS = {  # of pictures, by the first part of their names
     "means": "Every run's mIoU on unseen classes, and the means over folds.",
-    "differences": "mIoU minus the baseline's by fold and seed, the mean and its 95 % interval.",
+    "differences": "mIoU minus the baseline's by fold and seed, the mean and its interval.",
     "curves": "mIoU after every epoch: means over seeds, the band from the lowest to the highest seed.",
     "classes": "IoU of every unseen class in percent, means over seeds.",
     "marked": "What was taken for what: of the pixels marked under a name, the percentage that shows each class.",
@@ -79,7 +79,7 @@ def _extremes(groups: list[Group]) -> list[str]:
 
 def _pictures(groups: list[Group], name: str, differences: pd.DataFrame, baseline: str) -> dict[str, bytes]:
     """{file name: contents} of the groups of one data set and protocol."""
-    labels = [g.label(groups) + " (not zero-shot)" * bool(r.not_zero_shot) for g in groups for r in g.results]
+    labels = [g.honest_label(groups) for g in groups for _ in g.results]
     figures = {f"means-{name}.png": pictures.means_chart(runs_frame(groups).assign(model=labels)),
                **({f"differences-{name}.png": pictures.differences_chart(differences, baseline)} if baseline else {}),
                f"curves-{name}.png": pictures.curves_chart(groups),

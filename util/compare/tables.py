@@ -85,7 +85,7 @@ class Table:
     def differences(self, protocol: str) -> pd.DataFrame:
         """model, fold, seed, difference: mIoU minus the baseline's, a line a pair of one fold and seed."""
         own = [g for g in self.groups if g.first.protocol == protocol]
-        return pd.DataFrame([(g.label(own), *pair, value) for g in own if (base := self._baseline(g)) is not None
+        return pd.DataFrame([(g.honest_label(own), *pair, value) for g in own if (base := self._baseline(g)) is not None
                              for pair, value in _pairs(runs_frame([g]), base).items()],
                             columns=["model", "fold", "seed", "difference"])
 

@@ -78,6 +78,9 @@ def test_differences_are_paired_by_fold_and_seed(made, groups):
     bar, = (bars for bars in axes.collections if len(bars.get_segments()))  # one pair has no interval
     # Student's t with 3 degrees of freedom: 3.182 standard errors of 2 / sqrt(3) / 2 each way
     assert bar.get_segments()[0][:, 0] == pytest.approx([2 - 3.182 / 3 ** 0.5, 2 + 3.182 / 3 ** 0.5], abs=1e-3)
+    made.folds("told", (50, 60, 70, 80), seed=1, not_zero_shot="its weights saw these masks")
+    told = make_tables(groups(), [], "plain")[0].differences("episodic")
+    assert list(told["model"].unique()) == ["better", "told (not zero-shot)"]
     without = make_tables(groups(), [])[0].differences("episodic")
     assert without.empty and differences_chart(without, "") is None
 
