@@ -14,7 +14,7 @@ from util.runtime.errors import UserError
 
 
 def option(default=MISSING, help: str = "", *, least: float | None = None, most: float | None = None,
-           length: int | None = None, numbers: bool = True, before=MISSING):
+           length: int | None = None, numbers: bool = True, before=MISSING, kinds: tuple[str, ...] = ()):
     """Declare one option.
 
     default: MISSING where every config has to set it.
@@ -22,12 +22,17 @@ def option(default=MISSING, help: str = "", *, least: float | None = None, most:
     numbers: whether another value gives other losses, weights or scores (by more than rounding). A run may be resumed
         with, and util.compare may average over, other values of an option that changes no number.
     before: the value for runs that were saved before the option existed, where that is not the default.
+    kinds: the values of model.kind that read it; empty: all.
     """
     about = {"help": help, "least": least, "most": most, "length": length, "numbers": numbers,
-             "before": default if before is MISSING else before}
+             "before": default if before is MISSING else before, "kinds": kinds}
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=about)
     return field(default=default, metadata=about)
+
+
+PLUS, ESDA, TRAINED = ("plus",), ("esda",), ("esda", "plus")
+CLIP_ALONE = ("clip_prior", "maskclip", "naclip", "clearclip")
 
 
 @dataclass
@@ -96,21 +101,26 @@ class Model:
         "random", "t's Linear at the start: random (torch's default, as released), or clip: CLIP's own projection")
     replace_indices: list[int] = option(
         [2, 3, 4], "blocks on entry to which [CLS] becomes the text (ClsCLIP), counted from 0", least=0, most=999)
-    branch: str = option("low_rank", "design of the trainable branch beside a block, one of BRANCHES in model/build.py")
+    branch: str = option("low_rank", "design of the trainable branch beside a block, one of BRANCHES in model/build.py",
+                         kinds=TRAINED)
     branch_indices: list[int] | None = option(None, "blocks with a trainable low-rank branch; null: all",
-                                              least=0, most=999)
-    branch_rank: int = option(2, "its rank r; 0: no branches", least=0, most=4096)
+                                              least=0, most=999, kinds=TRAINED)
+    branch_rank: int = option(2, "its rank r; 0: no branches", least=0, most=4096, kinds=TRAINED)
     prior_indices: list[int] | None = option(None, "blocks whose similarity maps enter the losses; null: all",
-                                             least=0, most=999)
-    cls_twice: bool = option(False, "true: the class embedding is added to [CLS] twice, as the released code does")
-    interactor: str = option("esda", "design of the vision-language embedding interactor, one of INTERACTORS there")
-    interactor_layers: int = option(2, "layers of the vision-language embedding interactor", least=1, most=100)
+                                             least=0, most=999, kinds=TRAINED)
+    cls_twice: bool = option(False, "true: the class embedding is added to [CLS] twice, as the released code does",
+                             kinds=ESDA)
+    interactor: str = option("esda", "design of the vision-language embedding interactor, one of INTERACTORS there",
+                             kinds=ESDA)
+    interactor_layers: int = option(2, "layers of the vision-language embedding interactor; plus: its blocks", least=1,
+                                    most=100, kinds=TRAINED)
     token_order: Literal["described", "released"] = option(
         "described", "described: each patch keeps its place; released: a layer hands on [patch, semantic], but the "
         "next and the read-out take the last n tokens for patches. With 2 layers, 900 patches and 79 semantic tokens "
         "no place of the map read out holds its own patch: 742 are shifted by 158, 79 hold semantic tokens, 79 patches "
-        "are lost")
-    text_tokens: bool = option(True, "the tokens of the whole text take part in it; false: only the text's cls")
+        "are lost", kinds=ESDA)
+    text_tokens: bool = option(True, "the tokens of the whole text take part in it; false: only the text's cls",
+                               kinds=ESDA)
     mask_padding: bool = option(
         True, "positions after end-of-text are hidden from attention; false in the released code")
     align_corners: bool = option(
@@ -118,33 +128,35 @@ class Model:
         "in the released code. Of the position embedding it is false in either")
     decoder: str = option(
         "convolutions", "design of the mask decoder, one of DECODERS there: convolutions as described, or guided by "
-        "the image (model/plus/decoder.py)")
+        "the image (model/plus/decoder.py)", kinds=TRAINED)
     decoder_channels: int = option(256, "of its first convolution; the two further ones have a half and a quarter",
-                                   least=4, most=65_536)
+                                   least=4, most=65_536, kinds=TRAINED)
     guide_rounds: int = option(5, "decoder guided: rounds in which cells of the image that look alike share "
-                               "their evidence (model/plus/decoder.py)", least=1, most=1000)
+                               "their evidence (model/plus/decoder.py)", least=1, most=1000, kinds=TRAINED)
     maps: list[Literal["output", "value", "kk", "qq"]] = option(
         ["output", "value"], "plus: CLIP's similarity maps, readings of its last block (model/clip/dense.py); the "
-        "first one's lead is the prior")
+        "first one's lead is the prior", kinds=PLUS)
     channels: list[Literal["raw", "standardised", "lead"]] = option(
-        ["raw", "standardised", "lead"], "plus: what is read of each map (model/plus/similarity.py)")
+        ["raw", "standardised", "lead"], "plus: what is read of each map (model/plus/similarity.py)", kinds=PLUS)
     map_scale: float = option(3.0, "plus: by which cosines, and their lead over a rival, enter the network", least=0,
-                              most=1e6)
-    map_kernel: Literal[1, 3, 7] = option(3, "plus: side of the convolution that reads the maps, in patches")
+                              most=1e6, kinds=PLUS)
+    map_kernel: Literal[1, 3, 7] = option(3, "plus: side of the convolution that reads the maps, in patches",
+                                          kinds=PLUS)
     rivals: Literal["seen", "none"] = option(
         "seen", "plus: names that each name is compared with: those of the fold's seen classes, or none. Never other "
-        "unseen names")
-    rival_drop: float = option(0.2, "plus: chance of each rival to be left out of a training sample", least=0, most=1)
-    background_words: list[str] = option([], "plus: further rivals, words for what is no object")
+        "unseen names", kinds=PLUS)
+    rival_drop: float = option(0.2, "plus: chance of each rival to be left out of a training sample", least=0, most=1,
+                               kinds=PLUS)
+    background_words: list[str] = option([], "plus: further rivals, words for what is no object", kinds=PLUS)
     interactor_width: int = option(0, "plus: width of the interactor's blocks, a multiple of 64; 0: that of the image "
-                                   "encoder", least=0, most=65_536)
+                                   "encoder", least=0, most=65_536, kinds=PLUS)
     presence_head: bool = option(
-        False, "plus: a head of its own says whether the named thing is there at all; train.absent_names then train "
-        "this head alone, and the mask's loss leaves them out (model/plus/presence.py)")
-    dropout: float = option(0.1, "Dropout2d before the decoder's last convolution", least=0, most=1)
+        False, "plus: a head of its own says whether the named thing is there at all; train.absent_names then train it "
+        "and the interactor that it reads, and the mask's loss leaves them out (model/plus/presence.py)", kinds=PLUS)
+    dropout: float = option(0.1, "Dropout2d before the decoder's last convolution", least=0, most=1, kinds=TRAINED)
     prior_threshold: float = option(
         0.5, "clip_prior, maskclip, naclip, clearclip: where the min-max normalised map becomes foreground",
-        least=0, most=1)
+        least=0, most=1, kinds=CLIP_ALONE)
 
     def __post_init__(self):
         try:
@@ -167,7 +179,7 @@ class Loss:
     """total = main + last * (last block's map) + others * (mean over the other maps) + presence * (ESDA+'s)"""
     last: float = option(0.2, "weight of the last block's similarity map", least=0, most=1e6)
     others: float = option(0.1, "weight of the other blocks' maps", least=0, most=1e6)
-    presence: float = option(0.1, "plus: weight of the presence head's cross-entropy", least=0, most=1e6)
+    presence: float = option(0.1, "plus: weight of the presence head's cross-entropy", least=0, most=1e6, kinds=PLUS)
     temperature: float = option(
         1.0, "factor k of the logits k [1 - s, s] as which a similarity map s is read. A perfect map's loss is log(1 + "
         "exp(-k)): 0.313 as published, and 0.00005 with 10", least=0.001, most=1e4)
@@ -316,10 +328,9 @@ class Config:
 
     def _require_plus(self) -> None:
         """ESDA+ has no text tokens, and no maps that train where nothing in its encoder does."""
-        for section, key, off in (("model", "cls_twice", False), ("model", "token_order", "described"),
-                                  ("model", "align_corners", False), ("loss", "last", 0), ("train", "text_noise", 0)):
-            if getattr(getattr(self, section), key) != off:
-                raise UserError(f"{section}.{key} has no effect on model.kind=plus; set {section}.{key}={off}")
+        for section, key in (("loss", "last"), ("train", "text_noise")):
+            if getattr(getattr(self, section), key):
+                raise UserError(f"{section}.{key} has no effect on model.kind=plus; set {section}.{key}=0")
         if self.model.presence_head and not (self.train.absent_names and self.loss.presence):
             raise UserError("model.presence_head learns from absent names; set train.absent_names and loss.presence "
                             "above 0, or model.presence_head=false")
@@ -332,24 +343,21 @@ class Config:
 
         For what a user gives; options that a run has saved stay as they are.
         """
-        kind, decoder = self.model.kind, self.model.decoder
-        plain = {"decoder", "decoder_channels", "guide_rounds"}
+        kind, model = self.model.kind, self.model
+        needs = {"guide_rounds": (model.decoder != "convolutions", "model.decoder=guided"),
+                 "align_corners": (model.decoder != "guided" and kind == "esda",
+                                   "model.kind=esda and model.decoder=convolutions"),
+                 "branch": (model.branch_rank, "model.branch_rank above 0"),
+                 "branch_indices": (model.branch_rank, "model.branch_rank above 0"),
+                 "presence": (model.presence_head, "model.presence_head=true")}
         for section in ("model", "loss"):
             for known in fields(part := getattr(self, section)):
-                given, usual = getattr(part, known.name), known.default
+                given, usual, kinds = getattr(part, known.name), known.default, known.metadata["kinds"]
                 if given == (known.default_factory() if usual is MISSING else usual):
                     continue
-                if known.metadata["help"].startswith("plus:") and kind != "plus":
-                    needed = "model.kind=plus"
-                elif known.name in plain and kind not in ("esda", "plus"):
-                    needed = "model.kind=esda or plus"
-                elif known.name == "guide_rounds" and decoder == "convolutions":
-                    needed = "model.decoder=guided"
-                elif known.name == "presence" and not self.model.presence_head:
-                    needed = "model.presence_head=true"
-                elif known.name == "align_corners" and decoder == "guided":
-                    needed = "model.decoder=convolutions"
-                else:
-                    continue
-                raise UserError(f"{section}.{known.name}={given} has no effect without {needed}; set that, or leave it "
-                                "away")
+                has_effect, needed = needs.get(known.name, (True, ""))
+                if kinds and kind not in kinds:
+                    has_effect, needed = False, f"model.kind={' or '.join(kinds)}"
+                if not has_effect:
+                    raise UserError(f"{section}.{known.name}={given} has no effect without {needed}; set that, or "
+                                    "leave it away")

@@ -1,9 +1,12 @@
 """The final test of a model: scores, the name check, the sheet of pictures, results.json, and the table on screen."""
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+from torch.utils.data import DataLoader
 
 from data.fold import FoldData
 from data.samples import TRAINED_ON, Sample, distinct, spread
@@ -12,6 +15,7 @@ from util.config import to_dict
 from util.evaluation.evaluate import Evaluation, absent_classes, evaluate
 from util.evaluation.experiment import Experiment
 from util.evaluation.generalised import Labeller, evaluate_generalised
+from util.evaluation.predict import Predictor
 from util.evaluation.presence import presence_scores
 from util.evaluation.views import Views
 from util.results import cost
@@ -66,7 +70,8 @@ def final_test(experiment: Experiment, run: Run, checkpoint: str, threshold: flo
 def _draw_extremes(experiment: Experiment, chosen: dict[str, list[Sample]], run: Run) -> None:
     """pictures/extremes.png: a column a kind. These samples are predicted again; all of them at once fit no memory."""
     data, samples = experiment.data, distinct(list(chosen.values()))
-    kept = evaluate(experiment.predictor(), data.loader(samples), data.unseen, data.classes, data.sample_protocol,
+    predict, load = _looks(experiment)
+    kept = evaluate(predict, load(samples), data.unseen, data.classes, data.sample_protocol,
                     label="best, median and worst", keep=samples, processes=data.processes).kept
     cells = [panel(kept[sample], data.classes, ("truth", "prediction"), f"{kind}: ")
              for row in zip(*chosen.values()) for kind, sample in zip(chosen, row)]
@@ -78,12 +83,17 @@ def _name(sample: Sample, data: FoldData) -> str:
     return f"{sample.row:05d}-{Path(data.index.pairs[sample.row][1]).stem}-{sample.class_id}"
 
 
+def _looks(experiment: Experiment) -> tuple[Predictor, Callable[[list[Sample]], DataLoader]]:
+    """What predicts with the config's views of an image, and what loads samples for it."""
+    cfg, data = experiment.cfg.eval, experiment.data
+    views = Views(cfg.flip, tuple(cfg.scales), cfg.zoom, cfg.refine)
+    return experiment.predictor(views=views, fill=data.fill), partial(data.loader, originals=views != Views())
+
+
 def _test_names(experiment: Experiment, threshold: float | None) -> Evaluation:
     """One name an image: episodic, exhaustive or a manifest. The predictions that are kept are those to draw."""
     cfg, data = experiment.cfg, experiment.data
-    views = Views(cfg.eval.flip, tuple(cfg.eval.scales), cfg.eval.zoom, cfg.eval.refine)
-    predict = experiment.predictor(views=views, fill=data.fill)
-    load = partial(data.loader, originals=views != Views())
+    predict, load = _looks(experiment)
     draws = data.draws()
     samples = distinct(draws)
     test = partial(evaluate, class_ids=data.unseen, classes=data.classes, protocol=data.sample_protocol,

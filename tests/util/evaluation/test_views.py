@@ -22,6 +22,8 @@ from util.evaluation.predict import Predictor, taking
 from util.evaluation.refine import refine
 from util.evaluation.views import BOXES, Views, averaged, boxes_of, look, zoomed
 from util.options import Eval
+from util.results import final
+from util.results.pictures import PICTURES, panel
 from util.runtime.errors import UserError
 
 CPU = torch.device("cpu")
@@ -303,8 +305,15 @@ def test_options_that_mean_nothing_are_refused(finished_run):
 
 
 @pytest.mark.slow
-def test_a_whole_test_with_all_of_them(finished_run, tmp_path):
+def test_a_whole_test_with_all_of_them(finished_run, tmp_path, monkeypatch):
     """By a model without training, which finds something everywhere: the tiny training's finds nothing yet."""
+    drawn = {}
+
+    def panel_and_iou(p, classes, names=PICTURES, remark=""):
+        drawn.setdefault(remark, []).append(100 * p.counts.iou)
+        return panel(p, classes, names, remark)
+
+    monkeypatch.setattr(final, "panel", panel_and_iou)
     common = ["test.py", "--config", "config/shapes/naclip.yaml", *finished_run[1], "eval.name_check=true",
               "eval.protocol=episodic", "eval.samples=10"]
     results = []
@@ -314,6 +323,8 @@ def test_a_whole_test_with_all_of_them(finished_run, tmp_path):
         done = in_process(*common, f"exp={tmp_path / str(k)}", *more)
         assert done.returncode == 0, done.stderr
         results.append(json.loads((run_folder(tmp_path / str(k), "naclip") / "results.json").read_text()))
+        for kind, ious in results[-1]["extremes"].items():  # drawn with the masks that were scored
+            assert drawn.pop(f"{kind}: ") == pytest.approx(list(ious.values()), abs=1e-4)
     assert results[0]["per_class"] != results[1]["per_class"]
     assert results[1]["per_class"] == pytest.approx(results[2]["per_class"], abs=0.1)
     assert results[1]["absent_name_miou"] == pytest.approx(results[2]["absent_name_miou"], abs=0.1)
