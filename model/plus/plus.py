@@ -56,7 +56,7 @@ class ESDAPlus(ESDA):
     readings: names in model/clip/dense.py, the maps in order; the first one's lead is the prior.
     channels: which of similarity_channels are used of each map, places from 0.
     scale: of cosines in the channels. rival_drop: chance of each rival to be left out of a training sample.
-    presence_head: None: the mask alone says whether the named thing is there. ``asks_clip``: whether CLIP's verdict
+    presence_head: None: the mask alone says whether the named thing is there. ``asks_clip``: whether CLIP's own score
         counts with it, which needs a threshold.
     """
 

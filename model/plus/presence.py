@@ -8,7 +8,8 @@ class PresenceHead(nn.Module):
     """Each patch says how surely it shows the thing, and the surest ones decide.
 
     A mask that is trained on absent names learns to stay empty where it is unsure, and unseen things are what it is
-    least sure of: on Shapes-5i that took 3 mIoU (docs/plus.md). Here absent names train this head alone.
+    least sure of: on Shapes-5i that took 3 mIoU (docs/plus.md). Here absent names train this head and, through it, the
+    interactor; the mask's loss leaves them out.
     """
 
     def __init__(self, width: int):
