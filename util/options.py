@@ -261,7 +261,7 @@ class Eval:
         "cut: the same, but patches of that filling stay out of the network, a quarter of the work at 500x375 (score: "
         "docs/experiment.md); released: both sides floored to multiples of 8, the rest black, and the whole square "
         "resized (align_corners) to one of the longer original side (PFENet, BAM)")
-    flip: bool = option(False, "final test: evidences of the image and of its mirror image are averaged")
+    flip: bool = option(False, "final test: evidences, and presence, of the image and of its mirror image are averaged")
     scales: list[float] = option(
         [1.0], "final test: evidences at these factors of `size`, rounded to whole patches, are averaged", least=0.25,
         most=4)

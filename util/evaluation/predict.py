@@ -14,7 +14,7 @@ from data.samples import Sample
 from data.transform import Fit
 from model.clip.vision_transformer import VisionTransformer
 from util.evaluation.metric import Counts, count
-from util.evaluation.views import Views, look
+from util.evaluation.views import Views, look, mirrored
 from util.runtime.errors import UserError
 
 # On a CPU in fp32, see ``at_once``. CPU time an image on an AMD EPYC with AVX2, one thread: ViT-B/16 at 480 px 3.87,
@@ -49,7 +49,8 @@ class Predictor:
     fit: how the batch's images were fitted to the input (data/transform.py).
     queried_class: {sample: id of the class to look for instead of the sample's own}.
     views: what is looked at besides the images as they are, for which batches need their originals; fill: uint8 RGB,
-        which pads these. Presence stays that of the images as they are, as its threshold does.
+        which pads these. Presence is that of the images as they are, or with ``flip`` the mean of theirs and their
+        mirror images'; its threshold was set without.
     """
     model: nn.Module
     text: object
@@ -66,8 +67,13 @@ class Predictor:
         with evaluation_mode(self.model):
             seen, evidence, priors, present = self._find(batch, ids, [mask.shape for mask in batch.masks])
             if self.views != Views():
-                evidence = look(batch.originals, ids, partial(self._find_in, batch.images.shape[-1]), self.views,
-                                evidence)
+                find = partial(self._find_in, batch.images.shape[-1])
+                first = [evidence]
+                if self.views.flip:
+                    turned, there = find(mirrored(batch.originals), ids, 1.0)
+                    first.append(turned)
+                    present = [(one + other) / 2 for one, other in zip(present, there)]
+                evidence = look(batch.originals, ids, lambda *which: find(*which)[0], self.views, *first)
         counts = torch.stack([count(e > 0, torch.from_numpy(mask).to(self.device, non_blocking=True), sample.class_id)
                               for e, mask, sample in zip(evidence, batch.masks, batch.samples)])
         return [Prediction(*parts, Counts(*numbers), is_there) for *parts, numbers, is_there in zip(
@@ -92,13 +98,16 @@ class Predictor:
                                 presence(difference[:valid[0], :valid[1]], logit))
         return [list(parts) for parts in zip(*found)]
 
-    def _find_in(self, size: int, images: list[np.ndarray], ids: list[int], scale: float) -> list[Tensor]:
-        """The evidence of a class in each image, by an input ``scale`` times ``size`` px: views.Find."""
+    def _find_in(self, size: int, images: list[np.ndarray], ids: list[int],
+                 scale: float) -> tuple[list[Tensor], list[Tensor]]:
+        """The evidence of a class in each image, by an input ``scale`` times ``size`` px (views.Find), and presence."""
         side = max(1, round(scale * size / self.model.patch)) * self.model.patch
         canvases, valid_sizes = zip(*(self.fit.to_input(image, side, self.fill) for image in images))
         pixels = torch.from_numpy(np.stack(canvases).transpose(0, 3, 1, 2))
         with taking(self.model, side):
-            return self._find(EvalBatch(pixels, list(valid_sizes), [], []), ids, [i.shape[:2] for i in images])[1]
+            _, evidence, _, present = self._find(EvalBatch(pixels, list(valid_sizes), [], []), ids,
+                                                 [image.shape[:2] for image in images])
+            return evidence, present
 
 
 def presence(evidence: Tensor, own: Tensor | None = None) -> Tensor:

@@ -32,13 +32,13 @@ class Views(NamedTuple):
 
 
 def look(images: list[np.ndarray], names: list[int], find: Find, views: Views,
-         first: list[Tensor] | None = None) -> list[Tensor]:
+         *first: list[Tensor]) -> list[Tensor]:
     """The evidence of all ``views``. Zoom starts from the mask that flip and scales find, and uses both on its crops.
     In the end the borders are refined.
 
-    first: what ``find`` says of the images at scale 1, where that is known.
+    first: what ``find`` says at scale 1, where that is known: of the images and, with flip, of their mirror images.
     """
-    evidence = averaged(images, names, find, views.flip, views.scales, first)
+    evidence = averaged(images, names, find, views.flip, views.scales, *first)
     if views.zoom:
         evidence = zoomed(images, names, evidence, lambda *crops: averaged(*crops, find, views.flip, views.scales))
     if views.refine:
@@ -48,15 +48,18 @@ def look(images: list[np.ndarray], names: list[int], find: Find, views: Views,
 
 
 def averaged(images: list[np.ndarray], names: list[int], find: Find, flip: bool, scales: tuple[float, ...],
-             first: list[Tensor] | None = None) -> list[Tensor]:
+             *first: list[Tensor]) -> list[Tensor]:
     """The mean of the evidences at ``scales``, with ``flip`` of the mirror images, too. first: as for ``look``."""
+    shown = [images, mirrored(images)] if flip else [images]
     views = []
     for scale in scales:
-        views.append(first if first and scale == 1 else find(images, names, scale))
-        if flip:
-            mirrored = find([np.ascontiguousarray(image[:, ::-1]) for image in images], names, scale)
-            views.append([evidence.flip(1) for evidence in mirrored])
+        plain, *turned = first if first and scale == 1 else [find(each, names, scale) for each in shown]
+        views += [plain, *([evidence.flip(1) for evidence in each] for each in turned)]
     return [torch.stack(of_image).mean(dim=0) for of_image in zip(*views)]
+
+
+def mirrored(images: list[np.ndarray]) -> list[np.ndarray]:
+    return [np.ascontiguousarray(image[:, ::-1]) for image in images]
 
 
 def zoomed(images: list[np.ndarray], names: list[int], evidence: list[Tensor],

@@ -18,9 +18,9 @@ from model.build import build_model, embed_classes
 from model.clip.vision_transformer import resize_position_embedding
 from util.config import ROOT, Config, load
 from util.evaluation.evaluate import evaluate
-from util.evaluation.predict import Predictor, taking
+from util.evaluation.predict import Predictor, presence, taking
 from util.evaluation.refine import refine
-from util.evaluation.views import BOXES, Views, averaged, boxes_of, look, zoomed
+from util.evaluation.views import BOXES, Views, averaged, boxes_of, look, mirrored, zoomed
 from util.options import Eval
 from util.results import final
 from util.results.pictures import PICTURES, panel
@@ -60,9 +60,9 @@ def test_what_is_known_of_the_images_as_they_are_is_not_computed_again():
         return lopsided(images, names, scale)
 
     images, names = [image_of(6, 9)], [3]
-    first = lopsided(images, names, 1)
-    known = look(images, names, find, Views(True, (1.0, 1.5)), first)
-    assert asked == [1.0, 1.5, 1.5]
+    first = [lopsided(each, names, 1) for each in (images, mirrored(images))]
+    known = look(images, names, find, Views(True, (1.0, 1.5)), *first)
+    assert asked == [1.5, 1.5]
     assert torch.equal(known[0], look(images, names, find, Views(True, (1.0, 1.5)))[0])
 
 
@@ -163,26 +163,31 @@ def test_the_predictor_s_mean_is_that_of_the_views_one_by_one(kind, made_of):
     assert all(torch.equal(p.image, q.image) and torch.equal(p.prior, q.prior) for p, q in zip(plain, both))
     model, text, data = made
     for p, f, s, b in zip(plain, flipped, larger, both):
-        straight, mirrored = (_evidence(model, text, p, flip, 64) for flip in (False, True))
+        (straight, here), (mirrored, there) = (_found(model, text, p, flip, 64) for flip in (False, True))
         assert torch.allclose(straight, p.evidence, atol=1e-4)
         assert torch.allclose((straight + mirrored) / 2, f.evidence, atol=1e-4)
         if model.patch > 1:
             assert s.evidence.shape == p.evidence.shape and (s.evidence - p.evidence).abs().max() > 1e-3
-        mirror = _evidence(model, text, p, True, 96)
+        mirror = _found(model, text, p, True, 96)[0]
         assert torch.allclose((2 * f.evidence + s.evidence + mirror) / 4, b.evidence, atol=1e-4)
+        assert p.presence == s.presence == pytest.approx(here, abs=1e-4)
+        assert f.presence == b.presence == pytest.approx((here + there) / 2, abs=1e-4)
+        assert kind in ("esda", "everything") or abs(here - there) > 1e-3
 
 
 @torch.inference_mode()
-def _evidence(model, text, p, flip: bool, side: int):
-    """One view by hand; Shapes-5i's images fill the square."""
+def _found(model, text, p, flip: bool, side: int):
+    """Evidence and presence of one view by hand; Shapes-5i's images fill the square."""
     image = p.image.flip(2) if flip else p.image
     if side != image.shape[-1]:
         pixels = FITS["described"].to_input(image.permute(1, 2, 0).numpy(), side, (0, 0, 0))[0]
         image = torch.from_numpy(pixels).permute(2, 0, 1)
     with taking(model, side):
-        logits = model(image[None], text[[p.sample.class_id - 1]]).logits[0]
-    evidence = FITS["described"].to_original(logits[1] - logits[0], (side, side), p.mask.shape)
-    return evidence.flip(1) if flip else evidence
+        found = model(image[None], text[[p.sample.class_id - 1]])
+    difference = found.logits[0, 1] - found.logits[0, 0]
+    evidence = FITS["described"].to_original(difference, (side, side), p.mask.shape)
+    there = presence(difference, None if found.presence is None else found.presence[0]).item()
+    return (evidence.flip(1) if flip else evidence), there
 
 
 @each_kind
