@@ -137,7 +137,8 @@ class Model:
         ["output", "value"], "plus: CLIP's similarity maps, readings of its last block (model/clip/dense.py); the "
         "first one's lead is the prior", kinds=PLUS)
     channels: list[Literal["raw", "standardised", "lead"]] = option(
-        ["raw", "standardised", "lead"], "plus: what is read of each map (model/plus/similarity.py)", kinds=PLUS)
+        ["standardised", "lead"], "plus: what is read of each map (model/plus/similarity.py); raw, the cosine itself, "
+        "costs 0.5 mIoU on Shapes-5i (docs/plus.md)", kinds=PLUS, before=["raw", "standardised", "lead"])
     map_scale: float = option(3.0, "plus: by which cosines, and their lead over a rival, enter the network", least=0,
                               most=1e6, kinds=PLUS)
     map_kernel: Literal[1, 3, 7] = option(3, "plus: side of the convolution that reads the maps, in patches",
