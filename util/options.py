@@ -345,20 +345,21 @@ class Config:
         For what a user gives; options that a run has saved stay as they are.
         """
         kind, model = self.model.kind, self.model
-        needs = {"guide_rounds": (model.decoder != "convolutions", "model.decoder=guided"),
-                 "align_corners": (model.decoder != "guided" and kind == "esda",
-                                   "model.kind=esda and model.decoder=convolutions"),
-                 "branch": (model.branch_rank, "model.branch_rank above 0"),
-                 "branch_indices": (model.branch_rank, "model.branch_rank above 0"),
-                 "presence": (model.presence_head, "model.presence_head=true")}
-        for section in ("model", "loss"):
+        branches = model.branch_rank, "model.branch_rank above 0"
+        episodic = self.eval.protocol == "episodic", "eval.protocol=episodic"
+        needs = {"model.guide_rounds": (model.decoder != "convolutions", "model.decoder=guided"),
+                 "model.align_corners": (model.decoder != "guided" and kind == "esda",
+                                         "model.kind=esda and model.decoder=convolutions"),
+                 "model.branch": branches, "model.branch_indices": branches,
+                 "loss.presence": (model.presence_head, "model.presence_head=true"),
+                 "eval.samples": episodic, "eval.draws": episodic}
+        for section in ("model", "loss", "eval"):
             for known in fields(part := getattr(self, section)):
-                given, usual, kinds = getattr(part, known.name), known.default, known.metadata["kinds"]
+                name, given, usual = f"{section}.{known.name}", getattr(part, known.name), known.default
                 if given == (known.default_factory() if usual is MISSING else usual):
                     continue
-                has_effect, needed = needs.get(known.name, (True, ""))
-                if kinds and kind not in kinds:
+                has_effect, needed = needs.get(name, (True, ""))
+                if (kinds := known.metadata["kinds"]) and kind not in kinds:
                     has_effect, needed = False, f"model.kind={' or '.join(kinds)}"
                 if not has_effect:
-                    raise UserError(f"{section}.{known.name}={given} has no effect without {needed}; set that, or "
-                                    "leave it away")
+                    raise UserError(f"{name}={given} has no effect without {needed}; set that, or leave it away")

@@ -187,6 +187,7 @@ def test_a_missing_config_lists_those_of_its_data_set(name, listed):
     ("plus", "model.align_corners=true", "kind=esda"), ("plus", "model.cls_twice=true", "kind=esda"),
     ("esda", "model.prior_threshold=0.3", "clip_prior"), ("maskclip", "model.interactor_layers=1", "esda or plus"),
     ("without_blocks", "model.branch_indices=[1]", "branch_rank above 0"),
+    ("esda", "eval.samples=50", "episodic"), ("esda", "eval.draws=5", "episodic"),
     ("maskclip", "model.prior_threshold=0.3", None), ("plus", "model.interactor_layers=1", None),
     ("esda", "model.decoder_channels=64", None), ("plus", "model.map_kernel=7", None),
     ("plus", "loss.presence=0.2", None), ("plus", "model.guide_rounds=3", None)])
