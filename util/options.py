@@ -125,7 +125,7 @@ class Model:
         True, "positions after end-of-text are hidden from attention; false in the released code")
     align_corners: bool = option(
         False, "torch's, where logits and similarity maps are upsampled and masks are resized for the prototypes; true "
-        "in the released code. Of the position embedding it is false in either")
+        "in the released code. Of the position embedding it is false in either", kinds=ESDA)
     decoder: str = option(
         "convolutions", "design of the mask decoder, one of DECODERS there: convolutions as described, or guided by "
         "the image (model/plus/decoder.py)", kinds=TRAINED)
@@ -137,8 +137,7 @@ class Model:
         ["output", "value"], "plus: CLIP's similarity maps, readings of its last block (model/clip/dense.py); the "
         "first one's lead is the prior", kinds=PLUS)
     channels: list[Literal["raw", "standardised", "lead"]] = option(
-        ["standardised", "lead"], "plus: what is read of each map (model/plus/similarity.py); raw, the cosine itself, "
-        "costs 0.5 mIoU on Shapes-5i (docs/plus.md)", kinds=PLUS, before=["raw", "standardised", "lead"])
+        ["raw", "standardised", "lead"], "plus: what is read of each map (model/plus/similarity.py)", kinds=PLUS)
     map_scale: float = option(3.0, "plus: by which cosines, and their lead over a rival, enter the network", least=0,
                               most=1e6, kinds=PLUS)
     map_kernel: Literal[1, 3, 7] = option(3, "plus: side of the convolution that reads the maps, in patches",
@@ -344,22 +343,21 @@ class Config:
 
         For what a user gives; options that a run has saved stay as they are.
         """
-        kind, model = self.model.kind, self.model
+        model = self.model
         branches = model.branch_rank, "model.branch_rank above 0"
         episodic = self.eval.protocol == "episodic", "eval.protocol=episodic"
         needs = {"model.guide_rounds": (model.decoder != "convolutions", "model.decoder=guided"),
-                 "model.align_corners": (model.decoder != "guided" and kind == "esda",
-                                         "model.kind=esda and model.decoder=convolutions"),
+                 "model.align_corners": (model.decoder != "guided", "model.decoder=convolutions"),
                  "model.branch": branches, "model.branch_indices": branches,
                  "loss.presence": (model.presence_head, "model.presence_head=true"),
                  "eval.samples": episodic, "eval.draws": episodic}
         for section in ("model", "loss", "eval"):
-            for known in fields(part := getattr(self, section)):
-                name, given, usual = f"{section}.{known.name}", getattr(part, known.name), known.default
-                if given == (known.default_factory() if usual is MISSING else usual):
-                    continue
+            part = getattr(self, section)
+            usual = type(part)()
+            for known in fields(part):
+                name, given, kinds = f"{section}.{known.name}", getattr(part, known.name), known.metadata["kinds"]
                 has_effect, needed = needs.get(name, (True, ""))
-                if (kinds := known.metadata["kinds"]) and kind not in kinds:
+                if kinds and model.kind not in kinds:
                     has_effect, needed = False, f"model.kind={' or '.join(kinds)}"
-                if not has_effect:
+                if not has_effect and given != getattr(usual, known.name):
                     raise UserError(f"{name}={given} has no effect without {needed}; set that, or leave it away")

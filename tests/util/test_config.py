@@ -8,6 +8,7 @@ import yaml
 
 from data.shapes.make import ShapesData
 from data.shapes.pretrain.__main__ import Pretrain, Stage
+from model import build
 from util import config
 from util.config import (
     BASE,
@@ -24,7 +25,7 @@ from util.config import (
     reference,
     to_dict,
 )
-from util.options import option
+from util.options import CLIP_ALONE, TRAINED, option
 from util.runtime.errors import UserError
 
 ESDA = ROOT / "config" / "shapes" / "esda.yaml"
@@ -202,6 +203,10 @@ def test_an_option_that_would_do_nothing_is_refused(name, override, needed, tmp_
     values[section][key] = yaml.safe_load(override.partition("=")[2])
     saved = write(tmp_path / "config.yaml", yaml.safe_dump(values))  # a run that has it already is read all the same
     assert load(Config, saved, saved=True)
+
+
+def test_kinds_of_models_are_those_that_are_built():
+    assert TRAINED == build.TRAINED and set(CLIP_ALONE) == set(build.READINGS)
 
 
 def test_an_empty_config_is_the_defaults(tmp_path):

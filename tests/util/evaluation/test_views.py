@@ -163,9 +163,9 @@ def test_the_predictor_s_mean_is_that_of_the_views_one_by_one(kind, made_of):
     assert all(torch.equal(p.image, q.image) and torch.equal(p.prior, q.prior) for p, q in zip(plain, both))
     model, text, data = made
     for p, f, s, b in zip(plain, flipped, larger, both):
-        (straight, here), (mirrored, there) = (_found(model, text, p, flip, 64) for flip in (False, True))
+        (straight, here), (turned, there) = (_found(model, text, p, flip, 64) for flip in (False, True))
         assert torch.allclose(straight, p.evidence, atol=1e-4)
-        assert torch.allclose((straight + mirrored) / 2, f.evidence, atol=1e-4)
+        assert torch.allclose((straight + turned) / 2, f.evidence, atol=1e-4)
         if model.patch > 1:
             assert s.evidence.shape == p.evidence.shape and (s.evidence - p.evidence).abs().max() > 1e-3
         mirror = _found(model, text, p, True, 96)[0]
