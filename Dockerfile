@@ -8,7 +8,7 @@
 #   docker run --rm --shm-size=2g esda:cpu shapes 0
 # --shm-size: loader processes hand batches over in /dev/shm, of which Docker gives 64 MB. Each worker holds two batches
 # ready; 8 images of 480 px are 7 MB. BASE may be any image with Python 3.10 or newer and apt, such as one of CUDA's.
-# Not built where it was written: there was no Docker. A test follows its lines in a folder, without a network.
+# Not built where it was written: there was no Docker.
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 ARG TORCH_INDEX=https://pypi.org/simple

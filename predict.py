@@ -5,21 +5,82 @@
 
 Without --weights the shipped model of Shapes-5i is used.
 """
+import json
 import sys
+from itertools import chain, count
+from pathlib import Path
 
-from model.clip.errors import WeightsError
-from util.predict.command import from_command_line
-from util.runtime.errors import run_main
-from util.runtime.stop import StopRequest
+from tqdm import tqdm
+
+from util.predict.inputs import TRAINING_FREE, as_image, checked_names, find_images
+from util.run.atomic import write_bytes_atomically
+from util.runtime.errors import Parser, UserError, run_main
+from util.runtime.progress import progress
 
 
 def main() -> int:
-    request = from_command_line(sys.argv[1:], __doc__)
-    stop = StopRequest()
-    with stop:  # an import that is cut off complains in its own words
-        from util.predict.run import predict_files  # torch takes seconds to import: mistakes above are told before
-    return predict_files(request, stop)
+    """Predict images from the command line; returns the exit status, 1 where an unreadable image was skipped."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER|GLOB", help="before --names")
+    parser.add_argument("--names", nargs="+", required=True, action="extend", metavar="NAME", help="what to look for")
+    parser.add_argument("--others", nargs="+", default=[], action="extend", metavar="WORD", help="rivals, not reported")
+    parser.add_argument("--weights", metavar="FILE", help="a checkpoint; the shipped one knows Shapes-5i only")
+    parser.add_argument("--model", choices=TRAINING_FREE, help="no checkpoint: CLIP alone, without training")
+    parser.add_argument("--clip", metavar="FILE", help="CLIP's weights (weights/ViT-B-16.pt)")
+    parser.add_argument("--out", type=Path, default="predictions", metavar="DIR", help="folder for the results")
+    parser.add_argument("--threshold", type=float, default=0.5, metavar="0..1", help="of the score of what is found")
+    parser.add_argument("--separate", action="store_true", help="each name has its own mask; masks may overlap")
+    parser.add_argument("--size", type=int, metavar="PX", help="side of the network's input; a multiple of its patch")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--precision", help="fp32, tf32, bf16 or auto; that of the checkpoint's options")
+    given = parser.parse_args()
+    names, others = checked_names(given.names, given.others)
+    stems = output_stems(find_images(given.images), given.out)
+
+    from util.predict.segmenter import Segmenter  # torch takes seconds to import: mistakes above are told before
+    segmenter = Segmenter.load(given.weights, model=given.model, clip=given.clip, size=given.size, device=given.device,
+                               precision=given.precision)
+    for note in segmenter.notes:
+        print(f"note: {note}", file=sys.stderr)
+    skipped = 0
+    for file, stem in progress(stems.items(), "predicting", len(stems)):
+        try:
+            image = as_image(file)
+        except UserError as error:
+            tqdm.write(f"skipped: {error}", file=sys.stderr)
+            skipped += 1
+            continue
+        result = segmenter(image, names, others=others, threshold=given.threshold, separate=given.separate)
+        write(result, file, stem)
+        tqdm.write(f"{file}: {result.summary()} -> {stem}.overlay.png")
+    print(f"{given.out}: {len(stems) - skipped} written" + f", {skipped} skipped" * bool(skipped))
+    return int(skipped > 0)
+
+
+def output_stems(images: list[Path], folder: Path) -> dict[Path, Path]:
+    """Choose FOLDER/NAME[-2 ...] for each image. Raises UserError where FOLDER holds one: it could be replaced."""
+    stems: dict[Path, Path] = {}
+    for image in images:
+        if image.resolve().parent == folder.resolve():
+            raise UserError(f"--out {folder} holds {image}, and results could replace files of yours there; choose "
+                            f"another folder")
+        names = chain([image.stem], (f"{image.stem}-{number}" for number in count(2)))
+        taken = {stem.name for stem in stems.values()}
+        stems[image] = folder / next(name for name in names if name not in taken)
+    return stems
+
+
+def write(result, image: Path, stem: Path) -> None:
+    """Write STEM.overlay.png, .mask.png, with ``separate`` a .mask-K.png of each name, and last .json."""
+    files = {".overlay.png": result.overlay_png(), ".mask.png": result.mask_png()}
+    if result.separate:
+        files |= {f".mask-{k + 1}.png": result.mask_png(k) for k in range(len(result.names))}
+    height, width = result.image.shape[:2]
+    about = {"image": {"file": str(image.resolve()), "width": width, "height": height}, **result.json()}
+    files[".json"] = (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode()
+    for suffix, data in files.items():
+        write_bytes_atomically(f"{stem}{suffix}", data)
 
 
 if __name__ == "__main__":
-    run_main(main, WeightsError)
+    run_main(main)

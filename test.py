@@ -2,23 +2,68 @@
 
     python test.py --config config/shapes/esda.yaml weights=exp/.../checkpoints/best.pt [key=value ...]
 
-weights= also takes a checkpoint that carries CLIP along: a released one, or a .safetensors of convert.py.
+weights= also takes a released checkpoint, or a .safetensors of convert.py.
 """
 import sys
+from dataclasses import replace
 
-from model.clip.errors import WeightsError
-from util.config import from_command_line
-from util.runtime.errors import run_main
-from util.runtime.stop import StopRequest
+from util.config import Config, from_command_line
+from util.evaluation.experiment import Experiment
+from util.evaluation.report import table, test_fold, where, write_results
+from util.options import TRAINED
+from util.run import checkpoint
+from util.run.folder import Run
+from util.run.origin import changed_options, in_words, not_zero_shot
+from util.runtime import distributed, progress
+from util.runtime.errors import UserError, run_main
 
 
 def main() -> None:
     cfg = from_command_line(sys.argv[1:], __doc__)
-    stop = StopRequest()
-    with stop:  # an import that is cut off complains in its own words
-        from util.evaluation.tester import test  # torch takes seconds to import: mistakes above are told before
-    test(cfg)
+    progress.listen()
+    saved = _read_weights(cfg)
+    if saved and saved["clip"] is None:  # a released checkpoint carries its CLIP
+        cfg = replace(cfg, model=replace(cfg.model, clip=cfg.weights))
+    experiment = Experiment(cfg)
+    threshold, about = None, {}
+    if saved:
+        checkpoint.restore(experiment.model, saved, cfg.weights, experiment.clip)
+        threshold, about = saved["presence_threshold"], _about(saved, cfg)
+    run = Run.start(cfg, "-test")
+    evaluation = test_fold(experiment, threshold)   # image and name -> logits -> mask at its own size -> counts -> mIoU
+    results = write_results(experiment, run, evaluation, cfg.weights, about)
+    run.log(table(results))
+    run.log(where(run))
+    run.close()
+    distributed.close()
+
+
+def _read_weights(cfg: Config) -> dict | None:
+    """Load the checkpoint to test; None for a training-free baseline. Raises UserError for options of training."""
+    for key in ("resume", "dry_run"):
+        if getattr(cfg, key):
+            raise UserError(f"{key}={getattr(cfg, key)} is for train.py; leave it away")
+    if cfg.model.kind in TRAINED:
+        return checkpoint.load(cfg.weights or "weights=")
+    if cfg.weights:
+        raise UserError(f"model.kind={cfg.model.kind} has no weights of its own; leave weights= away")
+    return None
+
+
+def _about(saved: dict, cfg: Config) -> dict:
+    """Describe the tested weights for results; rank 0 warns on stderr of what is not zero-shot or changed."""
+    origin, changed = saved["trained_on"], changed_options(saved, cfg)
+    reason = not_zero_shot(origin, cfg)
+    if not distributed.rank():
+        if reason:
+            print(f"note: {cfg.weights}: not zero-shot on {cfg.dataset} fold {cfg.fold}: {reason}", file=sys.stderr)
+        if changed:
+            hint = "" if origin else f"; config/{cfg.dataset}/released.yaml has the options of the released code"
+            print(f"note: {cfg.weights}: tested with other options than trained with: {in_words(changed)}{hint}",
+                  file=sys.stderr)
+    return {"epoch": saved["epoch"] + 1, **({"trained_on": origin} if origin else {}),
+            **({"not_zero_shot": reason} if reason else {}), **({"changed_options": changed} if changed else {})}
 
 
 if __name__ == "__main__":
-    run_main(main, WeightsError)
+    run_main(main)

@@ -8,11 +8,8 @@ cd "$(dirname "$0")"
 source util/setup.sh
 usage_if_asked "$@"
 
-if [ $# -lt 2 ] || [[ $1 == *=* ]] || [[ $2 == *=* ]]; then
-    echo "error: usage: bash test.sh DATASET FOLD WEIGHTS [key=value ...]" >&2
-    exit 2
-fi
+[[ $# -ge 2 && $1 != *=* && $2 != *=* ]] || fail "usage: bash test.sh DATASET FOLD|all [WEIGHTS] [key=value ...]"
 dataset=$1 fold=$2
 shift 2
-if [ $# -gt 0 ] && [[ $1 != *=* ]]; then set -- "weights=$1" "${@:2}"; fi
+if [[ $# -gt 0 && $1 != *=* ]]; then set -- "weights=$1" "${@:2}"; fi
 start test.py "$dataset" "$fold" "$@"

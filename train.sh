@@ -12,18 +12,18 @@ cd "$(dirname "$0")"
 source util/setup.sh
 usage_if_asked "$@"
 
-options=()
-for argument; do  # --dry-run is dry_run=true, wherever it stands
-    shift
-    if [ "$argument" != --dry-run ]; then set -- "$@" "$argument"; else options+=(dry_run=true); fi
+words=() options=()
+for argument; do
+    case $argument in
+        --dry-run) options+=(dry_run=true) ;;
+        *=*) options+=("$argument") ;;
+        *) words+=("$argument") ;;
+    esac
 done
-set -- "$@" ${options[@]+"${options[@]}"}
-if [[ ${1:-} == *=* && " $*" == *" resume="* && " $*" != *" resume=auto"* ]]; then  # by the run's own options
+set -- ${words[@]+"${words[@]:2}"} ${options[@]+"${options[@]}"}
+if [[ ${#words[@]} == 0 && " $*" == *" resume="* && " $*" != *" resume=auto"* ]]; then  # by the run's own options
     launch_of
     setup requirements.txt
     exec "$python" ${launch[@]+"${launch[@]}"} train.py "$@"
 fi
-dataset=shapes fold=0
-if [ $# -gt 0 ] && [[ $1 != *=* ]]; then dataset=$1; shift; fi
-if [ $# -gt 0 ] && [[ $1 != *=* ]]; then fold=$1; shift; fi
-start train.py "$dataset" "$fold" "$@"
+start train.py "${words[0]:-shapes}" "${words[1]:-0}" "$@"

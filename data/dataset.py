@@ -1,22 +1,23 @@
-"""The data set of every experiment: a list of images and masks in PASCAL's layout, read from disk into batches."""
+"""Data set of every experiment: a list of images and masks in PASCAL's layout, read from disk into batches."""
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.files import read_pair
 from data.index import Index
-from data.loader import Loader
 from data.samples import Sample, TrainImages
-from data.transform import FITS, Fit, augment, binary_target
+from data.transform import FITS, Fit, augment
 from model import IGNORE
 from util.runtime.errors import UserError
+from util.runtime.workers import start_worker
 
 
 class TrainBatch(NamedTuple):
+    """Training batch; an item of TrainDataset is one sample of it, without B."""
     images: Tensor      # (B, 3, S, S) uint8 RGB
     targets: Tensor     # (B, S, S) uint8: 1 the class, 0 the rest, 255 ignored
     class_ids: Tensor   # (B,) int64
@@ -35,15 +36,15 @@ def _to_tensor(image: np.ndarray) -> Tensor:
 
 
 def mean_colour(pixel_mean: list[float]) -> tuple[int, int, int]:
-    """The padding colour, uint8 RGB: the mean, which normalisation maps to zero."""
+    """Return the padding colour, uint8 RGB: the mean, which normalisation maps to zero."""
     return tuple(round(255 * value) for value in pixel_mean)
 
 
 class TrainDataset(Dataset):
-    """Augmented crops with the target of one class each.
+    """Augmented crops, each with the binary target of one query class.
 
-    A share ``absent_names`` of them is asked for a class that the image does not show, and then no pixel is the target.
-    Item (epoch, position, image) depends on nothing but these three and the seed, whichever worker makes it.
+    With probability ``absent_names`` the query is a class not in the image; the target is then empty.
+    Item (epoch, position, image) is a pure function of these and the seed, whichever worker makes it.
     """
 
     def __init__(self, root: str, index: Index, images: TrainImages, classes: int, size: int, fill, options, seed: int,
@@ -54,7 +55,7 @@ class TrainDataset(Dataset):
     def __len__(self) -> int:
         return len(self.images.rows)
 
-    def __getitem__(self, key: tuple[int, int, int]):
+    def __getitem__(self, key: tuple[int, int, int]) -> TrainBatch:
         epoch, position, which = key
         rng = np.random.default_rng((self.seed, epoch, position))
         image, mask = read_pair(self.root, self.index.pairs[self.images.rows[which]], self.classes)
@@ -64,27 +65,27 @@ class TrainDataset(Dataset):
         image, mask = augment(image, mask, class_id, self.size, self.fill, self.options, rng)
         if self.absent_names and self.images.absent[which] and rng.random() < self.absent_names:
             class_id = int(rng.choice(self.images.absent[which]))
-        return _to_tensor(image), torch.from_numpy(binary_target(mask, class_id)), class_id
+        target = np.where(mask == IGNORE, np.uint8(IGNORE), (mask == class_id).astype(np.uint8))
+        return TrainBatch(_to_tensor(image), torch.from_numpy(target), class_id)
 
 
 class TrainBatches(Sampler):
-    """The whole batches of an epoch, in an order that depends on nothing but seed and epoch.
+    """Sampler of an epoch's whole batches, in an order set by seed and epoch alone; items (epoch, position, image).
 
-    An epoch has ``samples`` samples; 0 means every image once. Images are used again where there are fewer.
-    Process ``rank`` of ``count`` gets an equal part of each batch. Raises UserError if the batch does not divide.
+    samples: per epoch; 0: each image once; images repeat where there are fewer. Process ``rank`` of ``count`` gets an
+    equal part of each batch. Raises UserError if the batch does not divide.
     """
 
     def __init__(self, images: int, batch_size: int, samples: int, seed: int, rank: int = 0, count: int = 1):
         if batch_size % count:
-            less = batch_size - batch_size % count
             raise UserError(f"train.batch_size={batch_size}, the batch of all processes together, does not divide "
-                            f"evenly among {count} processes; take {f'{less} or ' if less else ''}{less + count}")
+                            f"evenly among {count} processes; take {count} or a multiple of it")
         self.images, self.batch_size, self.seed, self.rank = images, batch_size, seed, rank
         self.samples, self.part = samples or images, batch_size // count
         self.epoch, self.first = 0, 0
 
     def start(self, epoch: int, first: int = 0) -> None:
-        """Let the next iteration yield the batches of ``epoch``, from batch ``first`` on."""
+        """Make the next iteration yield the batches of ``epoch``, from batch ``first`` on."""
         self.epoch, self.first = epoch, first
 
     @property
@@ -105,10 +106,7 @@ class TrainBatches(Sampler):
 
 
 class EvalDataset(Dataset):
-    """The samples of a protocol: images fitted to the network's input, masks at their own size.
-
-    originals: whether a batch also holds the images as they were read.
-    """
+    """Samples of a protocol: images fitted to the network, masks at their own size; ``originals``: images as read."""
 
     def __init__(self, root: str, index: Index, samples: list[Sample], classes: int, size: int, fill,
                  fit: Fit = FITS["described"], originals: bool = False):
@@ -125,19 +123,18 @@ class EvalDataset(Dataset):
         return _to_tensor(canvas), valid, mask, sample, *([image] if self.originals else [])
 
 
-def _collate_train(items) -> TrainBatch:
-    images, targets, class_ids = zip(*items)
-    return TrainBatch(torch.stack(images), torch.stack(targets), torch.tensor(class_ids))
-
-
 def _collate_eval(items) -> EvalBatch:
     images, *others = zip(*items)
     return EvalBatch(torch.stack(images), *map(list, others))
 
 
-def train_loader(dataset: TrainDataset, batches: TrainBatches, workers: int) -> Loader:
-    return Loader(dataset, _collate_train, workers, batch_sampler=batches)
+def eval_loader(dataset: EvalDataset, batch_size: int, workers: int) -> DataLoader:
+    return loader(dataset, workers, batch_size=batch_size, collate_fn=_collate_eval)
 
 
-def eval_loader(dataset: EvalDataset, batch_size: int, workers: int) -> Loader:
-    return Loader(dataset, _collate_eval, workers, batch_size=batch_size)
+def loader(dataset: Dataset, workers: int, **options) -> DataLoader:
+    """Collate batches in ``workers`` processes (0: in this one); their number does not change the batches."""
+    return DataLoader(dataset, num_workers=workers, worker_init_fn=start_worker, persistent_workers=workers > 0,
+                      pin_memory=torch.cuda.is_available(),
+                      # Its own generator: starting a loader must not draw from dropout's.
+                      generator=torch.Generator(), **options)

@@ -1,4 +1,4 @@
-"""From images of any size to square network inputs: augmented in training, and reversibly in evaluation."""
+"""Transforms from images of any size to square network inputs: augmentation, and reversible fits for evaluation."""
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,34 +9,33 @@ from torch import Tensor
 
 from model import IGNORE
 
+ROTATE_P, BLUR_P, FLIP_P = 0.5, 0.5, 0.5    # chances of each, as published (PFENet, BAM)
+KEEP, CROP_TRIES = 0.85, 30                 # a crop keeps this share of the class, or is the last one tried
+
 
 def augment(image: np.ndarray, mask: np.ndarray, class_id: int, size: int, fill, options,
             rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """ESDA's training augmentation: scale, rotate, blur, flip, then a random crop that keeps most of the class.
+    """Augment for training as ESDA does: scale, rotate, blur, flip, then a random crop that keeps most of the class.
 
-    Args:
-        image: (H, W, 3) uint8; mask: (H, W) uint8 of class ids; size: side of the crop in px.
-        fill: three uint8 values that pad the image where label 255 pads the mask.
-        options: the fields of config section ``augment``.
-    Returns:
-        (size, size, 3) and (size, size), of the same types.
+    image (H, W, 3) uint8 and mask (H, W) uint8 of class ids become (size, size, 3) and (size, size). fill: uint8 RGB
+    padding of the image; the mask is padded with 255. options: config section ``augment``.
     """
     factor = rng.uniform(*options.scale)
     image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
     mask = cv2.resize(mask, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    if rng.random() < options.rotate_p:
+    if rng.random() < ROTATE_P:
         height, width = mask.shape
         turn = cv2.getRotationMatrix2D((width / 2, height / 2), rng.uniform(-options.rotate, options.rotate), 1)
         image = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_LINEAR, borderValue=fill)
         mask = cv2.warpAffine(mask, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE)
-    if rng.random() < options.blur_p:
+    if rng.random() < BLUR_P:
         image = cv2.GaussianBlur(image, (options.blur, options.blur), 0)
-    if rng.random() < options.flip_p:
+    if rng.random() < FLIP_P:
         image, mask = image[:, ::-1], mask[:, ::-1]
-    return _crop(image, mask, class_id, size, fill, options, rng)
+    return _crop(image, mask, class_id, size, fill, rng)
 
 
-def _crop(image, mask, class_id, size, fill, options, rng):
+def _crop(image, mask, class_id, size, fill, rng):
     height, width = mask.shape
     down, across = max(size - height, 0), max(size - width, 0)
     if down or across:
@@ -44,8 +43,8 @@ def _crop(image, mask, class_id, size, fill, options, rng):
         image = cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=fill)
         mask = cv2.copyMakeBorder(mask, *sides, cv2.BORDER_CONSTANT, value=IGNORE)
         height, width = mask.shape
-    wanted = options.keep * np.count_nonzero(mask == class_id)
-    for _ in range(options.crop_tries):
+    wanted = KEEP * np.count_nonzero(mask == class_id)
+    for _ in range(CROP_TRIES):
         top, left = int(rng.integers(height - size + 1)), int(rng.integers(width - size + 1))
         window = (slice(top, top + size), slice(left, left + size))
         if np.count_nonzero(mask[window] == class_id) >= wanted:
@@ -54,7 +53,7 @@ def _crop(image, mask, class_id, size, fill, options, rng):
 
 
 def to_input(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int, int]]:
-    """Resize an image (H, W, 3) so that its longer side is ``size``, and pad it with ``fill`` on the right and below.
+    """Resize (H, W, 3) to a longer side of ``size``, and pad with ``fill`` on the right and below.
 
     Returns the (size, size, 3) canvas and its valid size: the (height, width) of it that the image fills.
     """
@@ -67,27 +66,20 @@ def to_input(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int,
     return canvas, valid
 
 
-def to_original(evidence: Tensor, valid: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+def to_original(logits: Tensor, valid: tuple[int, int], shape: tuple[int, int]) -> Tensor:
     """Cut the padding off a map (S, S) and resize the rest bilinearly to ``shape``, the image's own (H, W)."""
-    evidence = evidence[:valid[0], :valid[1]]
-    if evidence.shape == shape:
-        return evidence
-    return _resize(evidence, shape, align_corners=False)
+    logits = logits[:valid[0], :valid[1]]
+    return logits if logits.shape == shape else _resize(logits, shape, align_corners=False)
 
 
-def _resize(evidence: Tensor, shape: tuple[int, int], align_corners: bool) -> Tensor:
-    """(h, w) to ``shape``, bilinearly.
-
-    F.interpolate gives the same numbers, but on a GPU in deterministic mode it decomposes into some forty small
-    operations, so that its gradient is deterministic too. No gradient is needed here.
-    """
-    return torch.ops.aten.upsample_bilinear2d(evidence[None, None], shape, align_corners)[0, 0]
+def _resize(logits: Tensor, shape: tuple[int, int], align_corners: bool) -> Tensor:
+    """Resize (h, w) to ``shape``, bilinearly."""
+    # F.interpolate becomes some forty small operations on a GPU in deterministic mode, for its gradient's sake.
+    return torch.ops.aten.upsample_bilinear2d(logits[None, None], shape, align_corners)[0, 0]
 
 
 def to_input_released(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, tuple[int, int]]:
-    """As :func:`to_input`, but the way the released code, PFENet and BAM do it: the longer side becomes ``size``, the
-    other int(side * ratio), both are floored to a multiple of 8, and the padding is black instead of ``fill``.
-    """
+    """Fit as the released code, PFENet and BAM do: both sides floored to a multiple of 8, black padding."""
     height, width = image.shape[:2]
     ratio = size / max(height, width)
     # int(side * ratio) may be a pixel short, which the floor makes eight. The longer side (a square's height) is exact.
@@ -98,20 +90,18 @@ def to_input_released(image: np.ndarray, size: int, fill) -> tuple[np.ndarray, t
     return canvas, valid
 
 
-def to_original_released(evidence: Tensor, valid: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """Resize the whole (S, S), padding included, to a square of the image's longer side, and cut out the image.
+def to_original_released(logits: Tensor, valid: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """Resize all of (S, S), padding included, to a square of the image's longer side, and cut out the image.
 
-    ``valid`` is not used: where a side was floored, the prediction is off by a few pixels, as in the released code.
+    ``valid`` is unused: where a side was floored, the map is off by a few pixels, as in the released code.
     """
-    longer = max(shape)
-    square = _resize(evidence, (longer, longer), align_corners=True)
-    return square[:shape[0], :shape[1]]
+    return _resize(logits, (max(shape), max(shape)), align_corners=True)[:shape[0], :shape[1]]
 
 
 class Fit(NamedTuple):
-    """How a test image becomes the network's input, and how a map of that input returns to the image's own pixels."""
-    to_input: Callable[[np.ndarray, int, tuple], tuple[np.ndarray, tuple[int, int]]]
-    to_original: Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]
+    """Pair of transforms: test image to network input, and map of that input to the image's own pixels."""
+    to_input: Callable
+    to_original: Callable
     cut: bool = False   # whether patches that hold nothing but padding are left out of the network's input
 
 
@@ -120,8 +110,3 @@ FITS = {  # by eval.fit
     "cut": Fit(to_input, to_original, cut=True),
     "released": Fit(to_input_released, to_original_released),
 }
-
-
-def binary_target(mask: np.ndarray, class_id: int) -> np.ndarray:
-    """The target of one class from a mask of class ids, a new uint8 array: 1 the class, 255 ignored, 0 the rest."""
-    return np.where(mask == IGNORE, np.uint8(IGNORE), (mask == class_id).astype(np.uint8))

@@ -1,5 +1,5 @@
-"""The fine-tuned image encoder: frozen CLIP, steered by the text, with trainable blocks beside it (ESDA, part 2)."""
-from collections.abc import Callable
+"""Fine-tuned image encoder: frozen CLIP, steered by text, with trainable branches; similarity maps (ESDA, part 2)."""
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,46 +10,22 @@ from model.clip.vision_transformer import VisionTransformer
 
 
 class ImageEmbedding(NamedTuple):
-    """B images as the image encoder sees them for a text each.
-
-    patches (B, n, C): patch tokens after the last block, without ln_post and projection.
-    image (B, D): the global image embedding, a unit vector.
-    text (B, C): t, the text as a token of the image encoder.
-    blocks: {block index: (B, n, C)} patch tokens after the blocks of ``prior_indices`` except the last block (those are
-    ``patches``); empty in evaluation, because only the spatial distribution losses use them.
-    """
-    patches: Tensor
-    image: Tensor
-    text: Tensor
-    blocks: dict[int, Tensor]
-
-
-def repeat_rows(x: Tensor, times: int) -> Tensor:
-    """Each row of x (B, ...) ``times`` times in a row, as repeat_interleave, which torch writes as wrong ONNX."""
-    return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1).contiguous()
+    """Encoding of B images, conditioned on a text each."""
+    patches: Tensor             # (B, n, C) after the last block, without ln_post and projection
+    image: Tensor               # (B, D), the global image embedding, a unit vector
+    text: Tensor                # (B, C): t, the text as a token of the image encoder
+    blocks: dict[int, Tensor]   # {index: (B, n, C)}, patch tokens after all blocks but the last; empty in evaluation
 
 
 class PartialEncoding(NamedTuple):
-    """B images on entry to the first block that reads the text: tokens (B, 1 + n, C), and ``blocks`` so far.
-
-    guide: what the mask decoder takes from the images themselves; None where it needs nothing of them.
-    """
-    tokens: Tensor
-    blocks: dict[int, Tensor]
-    guide: Tensor | None = None
-
-    @property
-    def patches(self) -> Tensor:
-        return self.tokens[:, 1:]
-
-    def repeat(self, names: int) -> "PartialEncoding":
-        """Each image ``names`` times in a row. In evaluation, where ``blocks`` is empty."""
-        guide = None if self.guide is None else repeat_rows(self.guide, names)
-        return PartialEncoding(repeat_rows(self.tokens, names), {}, guide)
+    """Encoder state of B images before text enters."""
+    tokens: Tensor              # (B, 1 + n, C)
+    blocks: dict[int, Tensor]   # as of ImageEmbedding, so far
+    guide: Tensor | None = None     # of a guided mask decoder
 
 
 class LowRankBranch(nn.Module):
-    """x -> (x A) B over all tokens, A: C x r ~ N(0, 1), B: r x C = 0, so that training starts from CLIP itself."""
+    """Low-rank branch x -> (x A) B over all tokens, A: C x r ~ N(0, 1), B: r x C = 0: training starts from CLIP."""
 
     def __init__(self, width: int, rank: int = 2):
         super().__init__()
@@ -63,53 +39,37 @@ class LowRankBranch(nn.Module):
 class ImageEncoder(VisionTransformer):
     """CLIP's ViT with text navigation and trainable blocks.
 
-    Args (the rest as VisionTransformer):
-        replace_indices: blocks on entry to which [CLS] is overwritten with t, counted from 0 (ClsCLIP, 2304.06212).
-        branch: makes the trainable branch of one block from the width C, a module (B, N, C) -> (B, N, C) whose output
-            is added to the block's; None: no branches.
-        branch_indices: blocks that have a branch; None: all of them.
-        prior_indices: blocks whose patch tokens the losses are given; None: all of them.
+    sizes: as VisionTransformer. branch_rank: r of the trainable branch beside each block; 0: no branches.
+    replace_indices: blocks on entry to which [CLS] is overwritten with t, counted from 0 (ClsCLIP, 2304.06212).
     """
 
-    def __init__(self, side, patch, width, layers, heads, embed_dim, *, activation="quickgelu",
-                 replace_indices=(2, 3, 4), branch: Callable[[int], nn.Module] | None = LowRankBranch,
-                 branch_indices=None, prior_indices=None):
-        super().__init__(side, patch, width, layers, heads, embed_dim, activation)
-        every = range(layers)
-        branch_indices = every if branch_indices is None else branch_indices
+    def __init__(self, *sizes, replace_indices=(2, 3, 4), branch_rank: int = 2, **options):
+        super().__init__(*sizes, **options)
+        layers, (width, embed_dim) = len(self.transformer.resblocks), self.proj.shape
         self.replace_indices = frozenset(replace_indices)
-        self.prior_indices = frozenset(every if prior_indices is None else prior_indices)
-        for what, indices in (("replace_indices", replace_indices), ("branch_indices", branch_indices),
-                              ("prior_indices", self.prior_indices)):
-            wrong = sorted(set(indices) - set(every))
-            if wrong:
-                raise ValueError(f"model.{what} names block {wrong[0]}; this image encoder has 0 to {layers - 1}")
         self.first_text = min(self.replace_indices, default=layers)
         self.text_proj = nn.Linear(embed_dim, width)
-        self.branches = nn.ModuleDict({str(i): branch(width) for i in branch_indices if branch})
+        self.branches = nn.ModuleDict({str(i): LowRankBranch(width, branch_rank)
+                                       for i in range(layers if branch_rank else 0)})
 
     @torch.no_grad()
     def start_text_from_clip(self) -> None:
-        """Start t so that the prior mask of step 0 is CLIP's own patch-text match, up to the mean.
+        """Initialise text_proj so that step 0's prior mask is CLIP's own patch-text match, up to the mean.
 
         CLIP matches a patch x with a text by ln_post(x) @ proj . text, so t = ln_post.weight * (proj @ text).
         """
         self.text_proj.weight.copy_(self.ln_post.weight[:, None] * self.proj)
         self.text_proj.bias.zero_()
 
-    def forward(self, images: Tensor, text_cls: Tensor) -> ImageEmbedding:
-        """images (B, 3, S, S) normalised; text_cls (B, D) from the text encoder."""
-        return self.with_text(self.before_text(images), text_cls)
-
     def before_text(self, images: Tensor) -> PartialEncoding:
-        """The blocks before the first that reads the text: all names share their result."""
+        """Encode normalised images (B, 3, S, S) up to the first text-conditioned block."""
         x, blocks = self.embed(images), {}
         for i in range(self.first_text):
             x = self._block(i, x, blocks)
         return PartialEncoding(x, blocks)
 
     def with_text(self, partial: PartialEncoding, text_cls: Tensor) -> ImageEmbedding:
-        """The other blocks, with text_cls (B, D) in place of [CLS]."""
+        """Run the remaining blocks, with t of text_cls (B, D) in place of [CLS]."""
         text = self.text_proj(text_cls)                                      # (B, C)
         x, blocks = partial.tokens, dict(partial.blocks)
         for i in range(self.first_text, len(self.transformer.resblocks)):
@@ -120,14 +80,45 @@ class ImageEncoder(VisionTransformer):
         return ImageEmbedding(x[:, 1:], image, text, blocks)
 
     def _block(self, i: int, x: Tensor, blocks: dict[int, Tensor]) -> Tensor:
-        """Block i with its branch; adds the patch tokens that the losses use to ``blocks``."""
+        """Run block i with its branch; add the patch tokens that the losses use to ``blocks``."""
         y = self.transformer.resblocks[i](x)
         if str(i) in self.branches:
             y = y + self.branches[str(i)](x)
-        if self.training and i in self.prior_indices and i != len(self.transformer.resblocks) - 1:
+        if self.training and i != len(self.transformer.resblocks) - 1:
             blocks[i] = y[:, 1:]
         return y
 
-    def clip_patches(self, images: Tensor) -> Tensor:
-        """Patches as CLIP alone embeds them, without text and branches: (B, n, D) unit vectors."""
-        return F.normalize(self.project(VisionTransformer.forward(self, images)[:, 1:]).float(), dim=-1)
+
+def similarity_map(patches: Tensor, vector: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    """Compute each patch token's cosine with its image's vector, min-max normalised to [0, 1]: (B, 1, h, w) fp32.
+
+    patches: (B, n, C) with n = h * w; vector: (B, C), the text t for the prior mask; grid: (h, w), None: a square.
+    """
+    cosine = F.cosine_similarity(patches.float(), vector.float()[:, None], dim=-1)  # (B, n)
+    return min_max(cosine).view(patches.shape[0], 1, *(grid or 2 * [round(patches.shape[1] ** 0.5)]))
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Normalise each row of (B, n) to [0, 1]."""
+    low, high = maps.amin(1, keepdim=True), maps.amax(1, keepdim=True)
+    return (maps - low) / (high - low + 1e-7)  # 1e-7 keeps an even map finite
+
+
+def bilinear(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Resize (B, K, h, w) to (B, K, *size) fp32 as ``F.interpolate``, but with a deterministic gradient on GPUs."""
+    with torch.autocast(maps.device.type, enabled=False):
+        rows, columns = (_weights(old, new, align_corners, maps.device) for old, new in zip(maps.shape[2:], size))
+        return rows @ maps.float() @ columns.T
+
+
+@lru_cache(maxsize=16)
+def _weights(old: int, new: int, align_corners: bool, device: torch.device) -> Tensor:
+    """Compute (new, old): the weight of each old position in each new one, 1 minus their distance."""
+    with torch.inference_mode(False):  # the cache serves training too, even if evaluation fills it
+        at = torch.arange(new, dtype=torch.float64, device=device)
+        if align_corners:
+            at = at * ((old - 1) / max(1, new - 1))
+        else:
+            at = ((at + 0.5) * (old / new) - 0.5).clamp(0, old - 1)  # between centres; constant beyond the outermost
+        distance = at[:, None] - torch.arange(old, dtype=torch.float64, device=device)
+        return (1 - distance.abs()).clamp(min=0).float()

@@ -1,4 +1,4 @@
-"""The vision-language embedding interactor: semantic tokens and patch tokens talk to each other (ESDA, part 3)."""
+"""Vision-language embedding interactor: joint attention of semantic and patch tokens (ESDA, part 3)."""
 import torch
 from torch import Tensor, nn
 
@@ -7,11 +7,9 @@ from model.clip.text_encoder import TextEmbedding
 
 
 class Interactor(nn.Module):
-    """Layers of joint attention, each followed by attention among the patches and among the semantic tokens.
+    """Layers of joint attention, each followed by self-attention of the patches and of the semantic tokens.
 
-    Args:
-        width: C; heads: of every block; embed_dim: D; text_width: W of the text tokens; layers: how many.
-        text_tokens: whether the tokens of the whole text take part, or only its cls.
+    width: C; heads: of every block; embed_dim: D; text_width: W; text_tokens: whether all text tokens take part or cls.
     """
 
     def __init__(self, width: int, heads: int, embed_dim: int, text_width: int, layers: int, text_tokens: bool = True):
@@ -27,7 +25,7 @@ class Interactor(nn.Module):
         self.sse = nn.ModuleList(Transformer(width, 1, heads) for _ in range(layers - 1))
 
     def forward(self, text: TextEmbedding, image: Tensor, patches: Tensor) -> Tensor:
-        """text of B names; image (B, D) unit vectors; patches (B, n, C). Returns patch tokens (B, n, C)."""
+        """Fuse text of B names, image (B, D) unit vectors and patches (B, n, C) into patch tokens (B, n, C)."""
         semantic, visible = self.semantic_tokens(text, image)                # (B, m, C), (B, m)
         patches, m = patches.to(semantic.dtype), semantic.shape[1]
         hiding = self.mask(torch.cat([visible, visible.new_ones(patches.shape[:2])], dim=1))
@@ -39,11 +37,11 @@ class Interactor(nn.Module):
         return patches
 
     def mask(self, visible: Tensor) -> Tensor | None:
-        """The attention mask (B, 1, 1, N) that hides padding; visible (B, N) is True for every other token."""
+        """Build the attention mask (B, 1, 1, N) that hides padding; visible (B, N): True for other tokens."""
         return visible[:, None, None] if self.text_tokens else None          # without the text there is no padding
 
     def semantic_tokens(self, text: TextEmbedding, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Text cls, then the text tokens, then text and image fused: (B, m, C) and which are not padding (B, m)."""
+        """Concatenate cls, text tokens and fused text-image token: (B, m, C), valid (B, m) bool."""
         cls = self.cls_proj(text.cls)[:, None]                               # (B, 1, C)
         fused = self.fuse_proj(torch.cat([text.cls, image], dim=-1))[:, None]
         one = text.valid.new_ones(cls.shape[0], 1)

@@ -1,7 +1,4 @@
-"""What the authors' released code does differently from the paper, each as a subclass of the part that it concerns.
-
-model/build.py takes these classes where the config asks for them. config/*/released.yaml asks for all of them.
-"""
+"""Released code of the authors where it departs from the paper, as subclasses; config/*/released.yaml asks for all."""
 import torch
 from torch import Tensor
 
@@ -11,11 +8,10 @@ from model.esda import ESDA, Segmentation
 from model.image_encoder import ImageEncoder
 from model.interactor import Interactor
 from model.losses import EsdaLosses
-from model.similarity import bilinear
 
 
 class ReleasedImageEncoder(ImageEncoder):
-    """``model.cls_twice``: the class embedding is added to the [CLS] token twice."""
+    """Image encoder with ``model.cls_twice``: the class embedding is added to the [CLS] token twice."""
 
     def positions(self, height: int, width: int) -> Tensor:
         positions = super().positions(height, width)                         # [CLS]'s first, which the embedding joins
@@ -23,10 +19,9 @@ class ReleasedImageEncoder(ImageEncoder):
 
 
 class ReleasedInteractor(Interactor):
-    """``model.token_order: released`` and ``model.mask_padding: false``, each a switch of its own.
+    """Interactor with ``model.token_order: released`` and ``model.mask_padding: false``, each a switch.
 
-    moves_tokens: a layer hands its tokens on as [patch, semantic], but the next layer and the read-out take the last n
-        of them for the patches.
+    moves_tokens: a layer hands its tokens on as [patch, semantic], but the next takes the last n for the patches.
     hides_padding: whether attention ignores positions after end-of-text.
     """
 
@@ -38,7 +33,7 @@ class ReleasedInteractor(Interactor):
         return super().mask(visible) if self.hides_padding else None
 
     def forward(self, text: TextEmbedding, image: Tensor, patches: Tensor) -> Tensor:
-        """As Interactor.forward; with ``moves_tokens`` the tokens returned do not lie in their places."""
+        """Fuse as Interactor.forward; with ``moves_tokens`` the patch tokens returned are out of place."""
         if not self.moves_tokens:
             return super().forward(text, image, patches)
         semantic, visible = self.semantic_tokens(text, image)                # (B, m, C), (B, m)
@@ -56,26 +51,23 @@ class ReleasedInteractor(Interactor):
 
 
 class ReleasedESDA(ESDA):
-    """``model.align_corners: true``: corners of the upsampled logits lie on those of the patch grid."""
-
-    def upsample(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        return bilinear(logits, size, align_corners=True)
+    """ESDA with ``model.align_corners: true``: corners of the upsampled logits lie on those of the patch grid."""
+    align_corners = True
 
 
 class ReleasedLosses(EsdaLosses):
-    """``loss.sign: released``, ``loss.ignored: background``, ``model.align_corners: true``, each a switch of its own.
+    """Losses with ``loss.sign: released``, ``loss.ignored: background``, ``model.align_corners: true``, each a switch.
 
     reversed_sign: a map s is read as the logits [s, 1 - s], which lowers the similarity on the foreground.
-    ignored_as_background: label 255 trains as background, padding included. The released code writes 0 over it while it
-        builds the prototypes; here the target itself is not written to.
+    ignored_as_background: label 255 trains as background, padding included; the target itself is not written to.
     align_corners: of the resizing of similarity maps and masks.
     """
 
     def __init__(self, weights: dict[str, float], reversed_sign: bool = True, ignored_as_background: bool = True,
-                 align_corners: bool = True, temperature: float = 1.0):
-        super().__init__(weights, temperature)
-        self.reversed_sign, self.ignored_as_background = reversed_sign, ignored_as_background
-        self.align_corners = align_corners
+                 align_corners: bool = True):
+        super().__init__(weights)
+        self.sign, self.align_corners = -1 if reversed_sign else 1, align_corners
+        self.ignored_as_background = ignored_as_background
 
     def __call__(self, output: Segmentation, target: Tensor, pixels: Tensor | None = None) -> dict[str, Tensor]:
         return super().__call__(output, self._with_ignored(target), pixels)
@@ -85,9 +77,3 @@ class ReleasedLosses(EsdaLosses):
 
     def _with_ignored(self, target: Tensor) -> Tensor:
         return target.masked_fill(target == IGNORE, 0) if self.ignored_as_background else target
-
-    def evidence(self, s: Tensor) -> Tensor:
-        return -super().evidence(s) if self.reversed_sign else super().evidence(s)
-
-    def resize(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
-        return bilinear(maps, size, self.align_corners)

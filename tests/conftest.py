@@ -1,13 +1,11 @@
 """Fixtures shared by the tests: a tiny CLIP, a tiny Shapes-5i, and the real scripts run on them."""
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from made_runs import made  # noqa: F401  a fixture
-from runs import ENVIRONMENT, in_process
+from made_runs import groups, made  # noqa: F401  fixtures
+from runs import train
 
 from data.shapes.make import ShapesData, make
 from model.clip.clip import CLIP
@@ -48,8 +46,7 @@ def options_for(tiny_clip) -> Callable[[Path, Path], list[str]]:
                 f"data.root={root}", f"data.train_list={root}/lists/train.txt", f"data.val_list={root}/lists/val.txt",
                 "data.min_pixels=32", "data.workers=0", f"model.clip={tiny_clip}", f"model.size={TINY_SIDE}",
                 "train.epochs=2", "train.epoch_samples=16", "train.batch_size=8", "train.warmup=0",
-                "train.log_every=1", "eval.batch_size=8", "eval.seen_samples=8", "eval.pictures=2",
-                "eval.name_check=false"]
+                "eval.batch_size=8", "eval.seen_samples=8", "eval.name_check=false"]
     return options
 
 
@@ -64,16 +61,16 @@ def finished_run(options_for, tiny_shapes, tmp_path_factory) -> tuple[Path, list
     """The folder of a run of one epoch, made in this process, and its options. Tests that spoil it do so in a copy."""
     exp = tmp_path_factory.mktemp("finished") / "exp"
     options = [*options_for(tiny_shapes, exp), "run=mine", "train.epochs=1"]
-    done = in_process("train.py", "--config", "config/shapes/esda.yaml", *options)
-    assert done.returncode == 0, done.stderr
-    return exp / "shapes" / "esda" / "fold0" / "mine", options
+    return train(options, exp), options
 
 
-@pytest.fixture(scope="session")
-def run_script() -> Callable[..., subprocess.CompletedProcess]:
-    """run_script("train.py", "--config", ...) or run_script("data.shapes.make", ...), as a user would start it."""
-    def run(script: str, *arguments, timeout: float = 300, **options) -> subprocess.CompletedProcess:
-        start = [script] if script.endswith(".py") else ["-m", script]
-        return subprocess.run([sys.executable, *start, *map(str, arguments)], cwd=ROOT, env=ENVIRONMENT,
-                              capture_output=True, text=True, timeout=timeout, **options)
-    return run
+@pytest.fixture(scope="module")
+def checked_options(options_for, tiny_shapes, tmp_path_factory) -> list[str]:
+    """As tiny_options, with the name check, for runs that several tests share; each gives its own exp= after these."""
+    return [*options_for(tiny_shapes, tmp_path_factory.mktemp("unused")), "eval.name_check=true"]
+
+
+@pytest.fixture(scope="module")
+def whole(request, checked_options, tmp_path_factory) -> Path:
+    """A run that nothing disturbed, of the config that the test's module names as CONFIG."""
+    return train(checked_options, tmp_path_factory.mktemp("whole"), config=request.module.CONFIG)

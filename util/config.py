@@ -1,10 +1,9 @@
-"""Reads config files and the command line into the options of util/options.py.
+"""Config files and the command line, read into the options of util/options.py.
 
-A config file is a few lines laid over the defaults (or over the file it names with ``extends:``), and ``key=value``
-on the command line, nested keys with dots, is laid over that. An unknown key, a wrong type or a value out of bounds
-stops the run with a line that names the nearest key, the type or the bounds.
+A config file is laid over the defaults (or over the file it names with ``extends:``), and ``key=value`` on the command
+line, nested keys with dots, over that. An unknown key, a wrong type, a value out of bounds or an option that the model
+does not read stops the run, with a line that says how to mend it.
 """
-import copy
 import dataclasses
 import difflib
 import math
@@ -13,50 +12,50 @@ import typing
 from contextlib import suppress
 from dataclasses import MISSING
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import yaml
 
-from util.options import Augment, Config, Data, Model  # noqa: F401  (the sections that other modules name)
+from util.options import Augment, Config, Data, Model, unread  # noqa: F401  (sections that other modules name)
 from util.runtime.errors import Parser, UserError, require_file
-from util.values import CONFIGS, convert, parse_yaml, read_chain, show
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = CONFIGS / "base.yaml"    # written by `python -m util.config`; nothing reads it to find defaults
+CONFIGS = ROOT / "config"
 Schema = TypeVar("Schema")
 
 
 def load(schema: type[Schema], file: str | Path, overrides: list[str] = (), saved: bool = False) -> Schema:
-    """Read ``file``, then ``overrides`` such as ``train.lr=0.01``, over the defaults of ``schema``.
+    """Load ``file``, then ``overrides`` such as ``train.lr=0.01``, over the defaults of ``schema``.
 
-    saved: the file holds the options of a run, perhaps of an older version (see :func:`completed`).
-    Raises UserError for a missing file, unreadable YAML, an unknown key, a wrong type, a value out of bounds or an
-    option without a default that is missing.
+    saved: the file holds all options of a run, unread ones too. An inherited option that is not read gets its default.
+    Raises UserError for a missing file, unreadable YAML, an unknown key, a wrong type, a value out of bounds, a missing
+    option without a default, and one that changes nothing with the others.
     """
-    values: dict = {}
-    for layer, options in read_chain(Path(file)):
-        _merge(values, completed(options, schema) if saved else options, schema, str(layer))
+    chain = _read_chain(Path(file))
+    values = {name: value for path, layer in chain for name, value in _checked(layer, schema, str(path)).items()}
+    given = {}
     for text in overrides:
-        key, equals, value = text.partition("=")
+        name, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"{show(text)} on the command line is not of the form key=value")
+            raise UserError(f"{text!r} on the command line is not of the form key=value")
         # Text is taken as it stands: YAML would read a date in 2025-01-01 and a mapping in the prompt {}.
-        if _kind(schema, key) is not str and value:
+        if _kind(schema, name) is not str and value:
             with suppress(ValueError):  # then it stays text, and the option's type decides
                 value = parse_yaml(value)
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        _merge(values, value, schema, "the command line")
+        given[name] = value
+    values |= _checked(given, schema, "the command line")
     built = _build(schema, values, str(file))
-    if isinstance(built, Config) and not saved:
-        built.require_effect()
-    return built
+    if schema is not Config:
+        return built
+    if not saved:
+        own = {} if "model.kind" in given else flat(chain[-1][1])  # of a file for another kind as if inherited
+        _require_effect(built, [*own, *given])
+    return _build(schema, {name: value for name, value in values.items() if not unread(name, built)}, str(file))
 
 
 def from_command_line(arguments: list[str], description: str = "") -> Config:
-    """``--config FILE [key=value ...]`` to the resolved options; ``resume=RUN`` alone takes that run's."""
-    parser = Parser(description=description,
-                    epilog=f"options (key=value) and their defaults:\n\n{reference(dotted=True)}")
+    """Parse ``--config FILE [key=value ...]`` into options; ``resume=RUN`` alone takes that run's."""
+    parser = Parser(description=description, epilog=f"options, such as train.lr=1e-3:\n\n{reference()}")
     parser.remedy = "give --config FILE [key=value ...]; --help explains every option"
     parser.add_argument("--config", metavar="FILE", help="e.g. config/shapes/esda.yaml; resume=RUN does without")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. fold=1 train.lr=1e-3")
@@ -72,44 +71,28 @@ def from_command_line(arguments: list[str], description: str = "") -> Config:
     return load(Config, file, parsed.overrides, saved=True)
 
 
+def _require_effect(cfg: Config, given: list[str]) -> None:
+    """Raise UserError for an option of ``given`` that would change nothing in silence."""
+    values, usual = flat(to_dict(cfg)), flat(to_dict(Config()))
+    for name in given:
+        if values.get(name) != usual.get(name) and (needed := unread(name, cfg)):
+            raise UserError(f"{name}={values[name]} has no effect without {needed}; set that, or leave it away")
+
+
 # Saved options
 
 def to_dict(config) -> dict:
-    """The resolved options as plain values, ready for yaml.safe_dump, a checkpoint or results.json."""
+    """Convert options to plain values, ready for yaml.safe_dump, a checkpoint or results.json."""
     return dataclasses.asdict(config)
 
 
-def from_dict(schema: type[Schema], values: dict, where: str, strict: bool = True) -> Schema:
-    """The inverse of :func:`to_dict`, for options that may have been saved by an older version (see :func:`completed`).
-
-    Raises UserError as :func:`load` does; unless ``strict``, unknown options are left out instead.
-    """
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: its options are a {type(values).__name__}, not a mapping")
-    merged: dict = {}
-    _merge(merged, completed(values, schema), schema, where, strict=strict)
-    return _build(schema, merged, where)
-
-
-def completed(saved: dict, schema: type = Config) -> dict:
-    """Saved options as nested plain values, with every option that the schema has today.
-
-    One that ``saved`` lacks gets the value for the time before it existed. Unknown ones are kept, so that a comparison
-    shows them.
-    """
-    out = dict(saved)
-    for f in dataclasses.fields(schema):
-        kind = _kind(schema, f.name)
-        if dataclasses.is_dataclass(kind):
-            section = out.get(f.name, {})
-            out[f.name] = completed(section, kind) if isinstance(section, dict) else section
-        elif f.name not in out and f.metadata.get("before", MISSING) is not MISSING:
-            out[f.name] = copy.copy(f.metadata["before"])
-    return out
+def from_dict(schema: type[Schema], values: dict, where: str) -> Schema:
+    """Invert :func:`to_dict`. Raises UserError as :func:`load` does."""
+    return _build(schema, _checked(values, schema, where), where)
 
 
 def flat(values: dict, prefix: str = "") -> dict:
-    """Nested options as {"train.lr": ...}."""
+    """Flatten nested options to {"train.lr": ...}."""
     out = {}
     for key, value in values.items():
         out.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
@@ -117,22 +100,17 @@ def flat(values: dict, prefix: str = "") -> dict:
 
 
 def differing(a: dict, b: dict) -> dict[str, tuple]:
-    """{name: (of a, of b)} of the options in which two sets of flat ones differ, sorted; None where one lacks it."""
-    missing = object()  # no option's value: None is one
-    return {name: (a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys())
-            if a.get(name, missing) != b.get(name, missing)}
+    """Compare flat options: {name: (of a, of b)} where they differ, sorted; None where one lacks it."""
+    return {name: (a.get(name), b.get(name)) for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)}
 
 
 def changes_numbers(name: str) -> bool:
-    """Whether another value of the option ``name`` ("train.lr") gives other losses, weights or scores.
-
-    True for an option that is not known: nothing can be said of it.
-    """
+    """Tell whether another value of an option ("train.lr") changes losses, weights or scores; True if unknown."""
     return all(f.metadata["numbers"] for path, f in options(Config) if path == name)
 
 
 def options(schema: type, prefix: str = ""):
-    """(dotted name, dataclass field) of every option of a schema, in order."""
+    """Yield (dotted name, dataclass field) of every option of a schema, in order."""
     for f in dataclasses.fields(schema):
         kind = _kind(schema, f.name)
         if dataclasses.is_dataclass(kind):
@@ -143,89 +121,154 @@ def options(schema: type, prefix: str = ""):
 
 # The reference page
 
-def reference(dotted: bool = False) -> str:
-    """Every option with its default and its reason: as a config file, or under the names of the command line."""
-    lines = [] if dotted else [
-        "# Generated: python -m util.config > config/base.yaml. Options are declared in util/options.py.",
-        "# Every option, its default, unit and reason. The configs in config/*/ are a few lines laid over these",
-        "# defaults, and key=value on the command line (train.lr=1e-3) over those. An unknown key stops the run."]
+def reference() -> str:
+    """Format every option with its default and its reason, as a config file."""
+    lines = ["# Generated: python -m util.config > config/base.yaml. Options are declared in util/options.py.",
+             "# Every option, its default, unit and reason. The configs in config/*/ are a few lines laid over these",
+             "# defaults, and key=value on the command line (train.lr=1e-3) over those. An unknown key stops the run."]
     section = None
     for name, f in options(Config):
         group, _, key = name.rpartition(".")
         if group != section:
             section = group
-            lines += [""] if lines else []
-            if group:
-                about = _kind(Config, group).__doc__.strip()
-                lines += _entry(f"# {group}: {about}", "") if dotted else _entry(f"{group}:", about)
+            lines += ["", *(_entry(f"{group}:", _kind(Config, group).__doc__.strip()) if group else [])]
         default = f.default if f.default_factory is MISSING else f.default_factory()
         value = yaml.safe_dump(default, default_flow_style=True, width=math.inf).removesuffix("\n...\n").strip()
-        left = f"{name}={default}" if dotted and isinstance(default, str) else (
-            f"{name}={value}" if dotted else f"{'  ' if group else ''}{key}: {value}")
-        lines += _entry(left, f.metadata["help"])
+        lines += _entry(f"{'  ' if group else ''}{key}: {value}", f.metadata["help"])
     return "\n".join(lines) + "\n"
 
 
 def _entry(left: str, about: str, column: int = 27, width: int = 120) -> list[str]:
-    """``left``, and ``about`` beside it as a comment in a column of its own."""
+    """Format ``left``, and ``about`` beside it as a comment in a column of its own."""
     first = max(column, len(left) + 2)
     rows = textwrap.wrap(about, width - column - 2, initial_indent=" " * (first - column), break_on_hyphens=False)
-    if not rows:
-        return [left]
     return [f"{left:<{first}}# {rows[0].strip()}", *(f"{'':<{column}}# {row}" for row in rows[1:])]
+
+
+# Files
+
+def _read_chain(path: Path) -> list[tuple[Path, dict]]:
+    """Read the config ``path`` and those that it extends, the most general first. Raises UserError."""
+    chain: list[tuple[Path, dict]] = []
+    while path is not None:
+        if any(path == seen for seen, _ in chain):
+            raise UserError(f"{path}: extends itself, by way of {chain[0][0]}")
+        require_file(path, f"give --config one of {_configs_near(path)}")
+        try:
+            values = parse_yaml(path.read_text(encoding="utf-8")) or {}
+        except ValueError as error:  # UnicodeDecodeError is one
+            raise UserError(f"{path}: not valid YAML: {error}") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: a config is a mapping of options, not a {type(values).__name__}")
+        parent = values.pop("extends", None)
+        chain.insert(0, (path, values))
+        path = None if parent is None else (path.parent / str(parent)).resolve()
+    return chain
+
+
+def _configs_near(path: Path) -> str:
+    """List the configs in the folder of ``path``, or the data sets that have some."""
+    here = sorted(file.name for file in path.parent.glob("*.yaml") if file != path)
+    if here and path.parent.resolve() != CONFIGS:
+        return f"{path.parent}/{{{', '.join(here)}}}"
+    return f"config/{{{', '.join(sorted(file.parent.name for file in CONFIGS.glob('*/esda.yaml')))}}}/*.yaml"
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """YAML loader that rejects a key given twice: of two values one would be dropped in silence."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str):
+    """Parse YAML to plain values. Raises ValueError, in words, for what is not YAML."""
+    try:
+        return yaml.load(text, _PlainYaml)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
 
 
 # Values
 
-def _kind(schema: type, key: str):
-    """The type of the option with the dotted name ``key``, None if there is none."""
+def _kind(schema: type, name: str):
+    """Look up the type of the option with the dotted name ``name``; None if there is none."""
     kind = schema
-    for part in key.split("."):
+    for part in name.split("."):
         kind = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
     return kind
 
 
-def _merge(into: dict, values: dict, schema: type, where: str, prefix: str = "", strict: bool = True) -> None:
-    """Lay ``values`` over ``into``, each checked and converted to the type of its option."""
-    fields = {f.name: f for f in dataclasses.fields(schema)}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in fields and not strict:
-            continue
-        if key not in fields:
-            while isinstance(value, dict) and value:  # the whole of a dotted name tells better what was meant
-                inner, value = next(iter(value.items()))
-                name += f".{inner}"
-            raise UserError(f"{where}: unknown option {show(name)}; {_nearest(name, schema, prefix)}")
-        kind = _kind(schema, key)
-        if dataclasses.is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise UserError(f"{where}: {name} is a group of options; set one of them, e.g. "
-                                f"{name}.{dataclasses.fields(kind)[0].name}")
-            _merge(into.setdefault(key, {}), value, kind, where, f"{name}.", strict)
-        else:
-            into[key] = convert(value, kind, name, where, fields[key].metadata, from_dict)
+def _checked(values: dict, schema: type, where: str) -> dict:
+    """Convert nested or dotted ``values`` to dotted names and their options' types. Raises UserError."""
+    known, out = dict(options(schema)), {}
+    for name, value in flat(values).items():
+        if name not in known:
+            raise UserError(f"{where}: unknown option {name!r}; {_nearest(str(name), known)}")
+        out[name] = _convert(value, _kind(schema, name), name, where, known[name].metadata)
+    return out
 
 
 def _build(schema: type[Schema], values: dict, where: str, prefix: str = "") -> Schema:
+    """Build ``schema`` from ``values`` under dotted names. Raises UserError for a missing option."""
     arguments = {}
     for f in dataclasses.fields(schema):
-        kind = _kind(schema, f.name)
+        name, kind = f"{prefix}{f.name}", _kind(schema, f.name)
         if dataclasses.is_dataclass(kind):
-            arguments[f.name] = _build(kind, values.get(f.name, {}), where, f"{prefix}{f.name}.")
-        elif f.name in values:
-            arguments[f.name] = values[f.name]
+            arguments[f.name] = _build(kind, values, where, f"{name}.")
+        elif name in values:
+            arguments[f.name] = values[name]
         elif f.default is MISSING and f.default_factory is MISSING:
-            raise UserError(f"{where}: option {prefix}{f.name} is missing")
+            raise UserError(f"{where}: option {name} is missing")
     return schema(**arguments)
 
 
-def _nearest(name: str, schema: type, prefix: str) -> str:
-    known = [path for path, _ in options(schema if not prefix else Config)]
+def _nearest(name: str, known: dict) -> str:
     last = {path.rsplit(".", 1)[-1]: path for path in known}
     close = difflib.get_close_matches(name, known, 1, 0.6) or [
         last[key] for key in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, 1, 0.6)]
-    return f"did you mean {close[0]!r}?" if close else "config/base.yaml lists them all"
+    inside = [path for path in known if path.startswith(f"{name}.")]
+    return f"did you mean {[*inside, *close][0]!r}?" if inside or close else "config/base.yaml lists them all"
+
+
+def _convert(value, kind, name: str, where: str, about: typing.Mapping):
+    """Convert ``value`` to the type of option ``name``, within the bounds of ``about``. Raises UserError."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        if value in arguments:
+            return value
+        close = difflib.get_close_matches(str(value), map(str, arguments), 1, 0)
+        raise UserError(f"{where}: {name}={value!r} is none of {', '.join(map(str, arguments))}; did you mean "
+                        f"{close[0]!r}?")
+    if typing.get_origin(kind) is list and isinstance(value, list) and about.get("length") in (None, len(value)):
+        return [_convert(item, arguments[0], f"{name}[{i}]", where, about) for i, item in enumerate(value)]
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        return str(value)
+    if kind is int and isinstance(value, int) and not isinstance(value, bool):
+        return _within(value, name, where, about)
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):  # 1e-3 is text to YAML, which wants a point in it
+            return _within(float(value), name, where, about)
+    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
+        kind, f"a list of {about.get('length') or 'some'} values")
+    raise UserError(f"{where}: {name}={value!r} should be {wanted}")
+
+
+def _within(value: float, name: str, where: str, about: typing.Mapping) -> float:
+    """Return ``value`` if it is finite and between its bounds. Raises UserError."""
+    least, most = about.get("least"), about.get("most")
+    if not math.isfinite(value) or least is not None and value < least or most is not None and value > most:
+        bounds = (f"{least} to {most}" if None not in (least, most) else f"{least} or more" if least is not None
+                  else "a finite number")
+        raise UserError(f"{where}: {name}={value!r} should be {bounds}")
+    return value
 
 
 if __name__ == "__main__":

@@ -1,52 +1,27 @@
-"""Say which requirements the running Python lacks: ``python util/requirements.py FILE``. Needs nothing but pip."""
+"""Check of requirements: say which the running Python lacks, ``python util/requirements.py FILE``."""
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 try:
     from packaging.requirements import Requirement
 except ImportError:
-    try:
-        from pip._vendor.packaging.requirements import Requirement
-    except ImportError:
-        Requirement = None
-
-ALSO = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")}
+    from pip._vendor.packaging.requirements import Requirement
 
 
-def requirements(path: Path) -> Iterator["Requirement"]:
-    """The lines of a requirements file and of those it includes."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        line = line.split("#")[0].strip()
-        if line.startswith("-r "):
-            yield from requirements(path.parent / line[3:].strip())
-        elif line:
-            yield Requirement(line)
-
-
-def problems(path: Path) -> list[str]:
-    """One phrase for each requirement that is absent or of another version."""
-    if Requirement is None:
-        return ["pip and packaging, one of which compares versions"]
+def lacking(file: Path) -> list[str]:
+    """List lines of a requirements file, and of those it includes, that what is installed does not fulfil."""
     found = []
-    for requirement in requirements(path):
-        for name in (requirement.name, *ALSO.get(requirement.name, ())):
-            try:
-                version = metadata.version(name)
-            except metadata.PackageNotFoundError:
-                continue
-            if not requirement.specifier.contains(version, prereleases=True):
-                found.append(f"{name}{requirement.specifier} (here {version})")
-            break
-        else:
-            found.append(f"{requirement.name}{requirement.specifier}")
+    for line in (line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()):
+        if line.startswith("-r "):
+            found += lacking(file.parent / line[3:])
+        elif line:
+            wanted = Requirement(line)
+            names = wanted.name, wanted.name.removesuffix("-headless")  # opencv-python has the same cv2
+            versions = [one.version for name in names for one in metadata.distributions(name=name)]
+            found += [line] * (not any(wanted.specifier.contains(v, prereleases=True) for v in versions))
     return found
 
 
-if __name__ == "__main__":
-    missing = problems(Path(sys.argv[1]))
-    if missing:
-        print(f"error: this environment lacks {', '.join(missing)}; install with: "
-              f"pip install -r {sys.argv[1]}", file=sys.stderr)
-        sys.exit(2)
+if __name__ == "__main__" and (missing := lacking(Path(sys.argv[1]))):
+    sys.exit(f"error: this environment lacks {', '.join(missing)}; pip install -r {sys.argv[1]}")

@@ -1,75 +1,104 @@
-"""Your own data: lists out of a folder of images and a folder of masks.
+"""Masks of your own data from COCO's instance annotations or from pictures in colours.
 
-    python -m data.lists DIR [--images images] [--masks masks] [--val 0.2]
+    python -m data.prepare masks DIR --coco FILE.json [--list train|val]
+    python -m data.prepare masks DIR --colours FILE.yaml [--list train|val]
 
-Pairs files of the same name (DIR/images/a.jpg with DIR/masks/a.png) and writes DIR/lists/{train,val}.txt. Whether an
-image is held out follows from its name alone, so that adding images moves none of the earlier ones.
+DIR/images holds the images, DIR/colour_masks the pictures. DIR/masks/NAME.png is written for each that is annotated,
+and DIR/classes.yaml where there is none: it decides which class has which id (docs/data.md).
 """
-import hashlib
-import unicodedata
+import re
+from functools import partial
 from pathlib import Path
 
-from data.files import write_lists
-from util.runtime.errors import Parser, UserError, run_main
+import numpy as np
+import yaml
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
-STEPS = 1 << 32
+from data.files import read_image, write_lists, write_masks
+from data.folds import Classes
+from data.lists import pairs
+from data.prepare.coco import paint, read_instances
+from model import IGNORE
+from util.run.atomic import write_bytes_atomically
+from util.runtime.errors import Parser, UserError, require_file
 
-
-def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
-    """(image, mask) paths below ``root`` in the order of their names. Raises UserError for a file without a partner."""
-    found = []
-    for folder, kinds in ((images, IMAGES), (masks, {".png"})):
-        if not (root / folder).is_dir():
-            raise UserError(f"{root / folder}: no such folder; name the folders with --images and --masks")
-        files = {}
-        for file in sorted((root / folder).iterdir()):
-            if file.suffix.lower() in kinds and not file.name.startswith(".") and file.is_file():
-                if not str(file).isprintable() or "\\" in file.name or file.stem != file.stem.strip():
-                    raise UserError(f"{str(file)!a}: a name that a list cannot hold: not UTF-8, or with a tab, a line "
-                                    f"end, a backslash or a space at its end; rename it")
-                stem = unicodedata.normalize("NFC", file.stem)  # macOS writes an accent as a letter of its own
-                if stem in files:
-                    raise UserError(f"{file}: {files[stem].name} has the same name; a mask belongs to one image")
-                files[stem] = file
-        found.append(files)
-    for some, others, what in ((found[0], found[1], "mask"), (found[1], found[0], "image")):
-        alone = [file for stem, file in some.items() if stem not in others]
-        if alone:
-            more = f" (nor for {len(alone) - 1} more)" if len(alone) > 1 else ""
-            raise UserError(f"{alone[0]}: no {what} of that name{more}; images and masks belong together by name")
-    if not found[0]:
-        raise UserError(f"{root / images}: no images; known are {', '.join(sorted(IMAGES))}")
-    return [(f"{images}/{file.name}", f"{masks}/{found[1][stem].name}") for stem, file in found[0].items()]
+ABOUT_FOLDS = """# Ids in the masks are the places in this list, from 1 on.
+# Fold 0 holds all classes back: it can be tested but not trained.
+# To train, list the classes that each fold is to hold back: folds: [[owl], [dog]]
+"""
+NO_CLASS = {"background": 0, "ignored": IGNORE}
 
 
-def held_out(image: str, share: float) -> bool:
-    """Whether an image is for validation: a hash of its name, read as a number in 0..1, is below ``share``."""
-    return int.from_bytes(hashlib.sha256(Path(image).stem.encode()).digest()[:4], "big") < share * STEPS
+def from_coco(root: Path, file: Path) -> list[tuple[str, str]]:
+    """Make the masks of an instances JSON, crowds 255 below all; return pairs (image, mask). Raises UserError."""
+    categories, images = read_instances(file)
+    ids = ids_of(root, list(categories.values()), file)
+    class_of = {number: ids[name] for number, name in categories.items()}
+    made = [(f"images/{image.name}", f"masks/{Path(image.name).stem}.png") for image in images]
+    jobs = {root / mask: image for (_, mask), image in zip(made, images)}
+    write_masks(partial(paint, class_of, IGNORE), jobs, replace=False)
+    return made
+
+
+def from_colours(root: Path, file: Path) -> list[tuple[str, str]]:
+    """Make the masks of ROOT/colour_masks; return pairs (image, mask). Raises UserError."""
+    colours = read_colours(file)
+    names = [name for name in dict.fromkeys(colours.values()) if name not in NO_CLASS]
+    ids = ids_of(root, names, file) | NO_CLASS
+    found = pairs(root, "images", "colour_masks")
+    jobs = {root / "masks" / Path(picture).name: root / picture for _, picture in found}
+    write_masks(partial(paint_colours, {colour: ids[name] for colour, name in colours.items()}), jobs, replace=False)
+    return [(image, f"masks/{Path(picture).name}") for image, picture in found]
+
+
+def ids_of(root: Path, names: list[str], file: Path) -> dict[str, int]:
+    """Read {name: class id} of ROOT/classes.yaml, made from ``names`` if absent. Raises UserError if it lacks one."""
+    listed = root / "classes.yaml"
+    if not listed.is_file():
+        flow = yaml.safe_dump(names, default_flow_style=True, width=10**6, allow_unicode=True).strip()
+        write_bytes_atomically(listed, f"{ABOUT_FOLDS}classes: {flow}\nfolds: [{flow}]\n".encode())
+    ids = {name: number for number, name in enumerate(Classes.read(listed).names, start=1)}
+    lacking = sorted(set(names) - ids.keys())
+    if lacking:
+        raise UserError(f"{listed}: lacks {', '.join(lacking)} of {file}; add it at the end, or remove {listed.name}")
+    return ids
+
+
+def read_colours(file: Path) -> dict[int, str]:
+    """Read a YAML of colours: {red * 65536 + green * 256 + blue: name}. Raises UserError naming the entry."""
+    colours, key = {}, "the file"
+    text = require_file(file, '--colours names a YAML of lines such as "#ff0000": cat').read_text(encoding="utf-8")
+    try:
+        for key, name in yaml.load(text, yaml.BaseLoader).items():
+            red, green, blue = bytes.fromhex(key[1:]) if key[:1] == "#" else bytes(map(int, re.split("[, ]+", key)))
+            colours[red << 16 | green << 8 | blue] = name.lower() if name.lower() in NO_CLASS else name
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError):
+        raise UserError(f'{file}: {key} should be a colour and its name, such as "#ff0000": cat or "255, 0, 0": cat'
+                        ) from None
+    return colours
+
+
+def paint_colours(table: dict[int, int], picture: Path) -> np.ndarray:
+    """Map a colour picture to (H, W) uint8 ids. Raises UserError naming a colour that ``table`` lacks."""
+    image = read_image(picture).astype(np.int64)
+    codes, places, pixels = np.unique(image @ [1 << 16, 1 << 8, 1], return_inverse=True, return_counts=True)
+    strange = [(count, code) for code, count in zip(codes.tolist(), pixels.tolist()) if code not in table]
+    if strange:
+        count, code = max(strange)
+        raise UserError(f"{picture}: {count} pixels have the colour #{code:06x}, and {len(strange)} colours in all are "
+                        f"not named; name them in --colours, or export the masks without smooth edges")
+    return np.array([table[code] for code in codes.tolist()], np.uint8)[places].reshape(image.shape[:2])
 
 
 def main() -> None:
-    parser = Parser(prog="python -m data.lists", description=__doc__)
+    parser = Parser(prog="python -m data.prepare masks", description=__doc__)
     parser.add_argument("root", type=Path, metavar="DIR")
-    parser.add_argument("--images", default="images", help="folder below DIR, default: %(default)s")
-    parser.add_argument("--masks", default="masks", help="folder below DIR, default: %(default)s")
-    parser.add_argument("--val", type=float, default=0.2, help="share of images held out, default: %(default)s; 1: "
-                        "all, for a set to test on alone")
+    kind = parser.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--coco", type=Path, metavar="FILE.json", help="instance annotations as COCO's")
+    kind.add_argument("--colours", type=Path, metavar="FILE.yaml", help="what each colour stands for")
+    parser.add_argument("--list", choices=("train", "val"), help="write DIR/lists/LIST.txt of what is annotated here")
     given = parser.parse_args()
-    if not 0 < given.val <= 1:
-        raise UserError(f"--val {given.val:g}: should lie between 0 and 1, or be 1 for a set to test on alone")
-    if not str(given.root).isprintable():
-        raise UserError(f"{str(given.root)!a}: a name that is not UTF-8 or not printable; rename the folder")
-    every = pairs(given.root, given.images, given.masks)
-    parts = {part: [p for p in every if held_out(p[0], given.val) == (part == "val")]
-             for part in ("train", "val")[given.val == 1:]}
-    for part, chosen in parts.items():
-        if not chosen:
-            raise UserError(f"{given.root}: none of {len(every)} images fell to {part}; choose another --val")
-    write_lists(given.root, parts)
-    for part, chosen in parts.items():
-        print(f"{given.root}/lists/{part}.txt: {len(chosen)} pairs")
-
-
-if __name__ == "__main__":
-    run_main(main)
+    made = from_coco(given.root, given.coco) if given.coco else from_colours(given.root, given.colours)
+    if given.list:
+        write_lists(given.root, {given.list: made})
+    print(f"{given.root}/masks: {len(made)} masks, ids as in {given.root}/classes.yaml" + (
+        f"; {given.root}/lists/{given.list}.txt" if given.list else f". Next: python -m data.lists {given.root}"))

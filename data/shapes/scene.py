@@ -1,6 +1,6 @@
-"""One Shapes-5i image: several textured silhouettes on a textured ground, with the mask and a caption's facts.
+"""Shapes-5i images: textured silhouettes on a textured ground, with the mask and a caption's facts.
 
-A scene is a pure function of (seed, index), whatever was drawn before it and in which process.
+A scene is a pure function of (seed, index), whatever was painted before it and in which process.
 """
 from dataclasses import dataclass
 from functools import cache
@@ -23,7 +23,7 @@ _TILES = 96
 
 @dataclass(frozen=True)
 class Style:
-    """What a scene is made of; sizes in pixels."""
+    """Parameters of a scene; sizes in pixels."""
     side: int = 128                # images are side x side
     objects: tuple = (3, 4)        # fewest and most objects
     diameter: tuple = (44, 68)     # of an object's upright square
@@ -33,18 +33,17 @@ class Style:
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of a scene, as a caption may tell of it."""
+    """Object of a scene, as a caption may describe it."""
     name: str
     colour: str
     diameter: float
     x: float       # centre, 0..1 from the left
     y: float       # centre, 0..1 from the top
-    visible: int   # pixels left in the mask
 
 
 @cache
 def _textures() -> np.ndarray:
-    """(_TILES, _TILE, _TILE) uint8 grey patterns: plain, stripes, checks, dots, waves and cloudy noise."""
+    """Return (_TILES, _TILE, _TILE) uint8 grey patterns: plain, stripes, checks, dots, waves and cloudy noise."""
     rng = np.random.default_rng(20)
     y, x = np.mgrid[:_TILE, :_TILE].astype(np.float32)
     tiles = []
@@ -72,7 +71,7 @@ def _textures() -> np.ndarray:
 
 
 def _surface(rng, height: int, width: int, colour, contrast: float) -> np.ndarray:
-    """(height, width, 3) uint8: a texture crop between a darker and a lighter shade of ``colour``."""
+    """Paint (height, width, 3) uint8: a texture crop between a darker and a lighter shade of ``colour``."""
     tile = _textures()[rng.integers(_TILES)]
     top, left = rng.integers(_TILE - height + 1), rng.integers(_TILE - width + 1)
     shift = rng.normal(0, contrast, 3)
@@ -82,7 +81,7 @@ def _surface(rng, height: int, width: int, colour, contrast: float) -> np.ndarra
 
 
 def _place_silhouette(rng, name: str, diameter: float, rotation: float) -> np.ndarray:
-    """A rotated, perhaps flipped, slightly stretched silhouette: (k, k) uint8 coverage, k about 1.5 diameters."""
+    """Rotate, stretch slightly and perhaps flip a silhouette: (k, k) uint8 coverage, k about 1.5 diameters."""
     side = int(diameter * 1.5) | 1
     angle = np.deg2rad(rng.uniform(-rotation, rotation))
     stretch = rng.uniform(0.88, 1.12)
@@ -96,14 +95,10 @@ def _place_silhouette(rng, name: str, diameter: float, rotation: float) -> np.nd
 
 
 def scene(names, ids, seed: int, index: int, style: Style = Style()):
-    """Draw scene ``index`` of the series ``seed`` out of the classes ``names``.
+    """Paint scene ``index`` of the series ``seed`` from classes ``names``, drawn without repetition.
 
-    Args:
-        names: class names, each with a silhouette; a scene's objects are drawn from them without repetition.
-        ids: the mask value of each name, 1..254.
-    Returns:
-        image (S, S, 3) uint8 RGB, mask (S, S) uint8 of 0, ids and 255, and the tuple of ``Thing``s
-        in painting order, later ones in front.
+    ids: mask value of each name, 1..254. Returns image (S, S, 3) uint8 RGB, mask (S, S) uint8 of 0, ids and 255, and
+    the ``Thing``s, later ones in front.
     """
     rng = np.random.default_rng((seed, index))
     side = style.side
@@ -113,11 +108,11 @@ def scene(names, ids, seed: int, index: int, style: Style = Style()):
     image = _surface(rng, side, side, ground, contrast=26)
     colours = [name for name, rgb in COLOURS.items() if np.linalg.norm(np.subtract(rgb, ground)) > _CONTRAST]
     mask = np.zeros((side, side), np.uint8)
-    painted = []
+    things, areas = [], []
     for kind in chosen:
         diameter = rng.uniform(*style.diameter)
         cover = _place_silhouette(rng, names[kind], diameter, style.rotation)
-        spot = _free_spot(rng, cover, mask, painted, diameter, style)
+        spot = _free_spot(rng, cover, mask, areas, diameter, style)
         if spot is None:
             continue
         rows, columns, inner, x, y = spot
@@ -128,19 +123,16 @@ def scene(names, ids, seed: int, index: int, style: Style = Style()):
         image[rows, columns] = cv2.add(cv2.multiply(image[rows, columns], 255 - alpha, scale=1 / 255),
                                        cv2.multiply(paint, alpha, scale=1 / 255))
         _label(mask[rows, columns], cover, int(ids[kind]))
-        painted.append((kind, colour, diameter, x, y, int(np.count_nonzero(cover > 127))))
+        things.append(Thing(names[kind], colour, diameter, x, y))
+        areas.append(np.count_nonzero(cover > 127))
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (3, 3), 0)
-    things = tuple(Thing(names[kind], colour, diameter, x, y, int(np.count_nonzero(mask == ids[kind])))
-                   for kind, colour, diameter, x, y, _ in painted)
-    return image, mask, things
+    return image, mask, tuple(things)
 
 
-def _free_spot(rng, cover, mask, painted, diameter, style, tries: int = 12):
-    """A place where the new object hides at most ``style.overlap`` of each earlier one, or None.
-
-    Returns slices of the scene, the matching slices of ``cover``, and the centre as fractions.
-    """
+def _free_spot(rng, cover, mask, areas, diameter, style, tries: int = 12):
+    """Find a place where the object hides at most ``style.overlap`` of each earlier one: slices of the scene, the
+    matching slices of ``cover``, and the centre as fractions; None after ``tries``."""
     half = cover.shape[0] // 2
     margin = 0.42 * diameter
     for _ in range(tries):
@@ -149,18 +141,18 @@ def _free_spot(rng, cover, mask, painted, diameter, style, tries: int = 12):
         bottom, right = min(cy + half + 1, style.side), min(cx + half + 1, style.side)
         inner = (slice(top - cy + half, bottom - cy + half), slice(left - cx + half, right - cx + half))
         spot = (slice(top, bottom), slice(left, right), inner, cx / style.side, cy / style.side)
-        if not painted:
+        if not areas:
             return spot
         hidden = mask[top:bottom, left:right][cover[inner] > 127]
         taken = np.bincount(hidden, minlength=256)
         taken[0] = taken[IGNORE] = 0
-        if taken.max() <= style.overlap * min(area for *_, area in painted):
+        if taken.max() <= style.overlap * min(areas):
             return spot
     return None
 
 
 def _label(mask: np.ndarray, cover: np.ndarray, label: int) -> None:
-    """Write ``label`` into ``mask`` where the object covers it, and 255 along its border, two pixels wide."""
+    """Write ``label`` into ``mask`` where the object covers it, and 255 along its border, 2 px wide."""
     inside = (cover > 127).astype(np.uint8)
     border = cv2.morphologyEx(inside, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8))
     mask[inside > 0] = label

@@ -10,7 +10,7 @@ from model.clip.vision_transformer import VisionTransformer
 
 
 class CLIP(nn.Module):
-    """Images and texts in one space of D dimensions (Radford 2021)."""
+    """Joint embedding of images and texts, of D dimensions (Radford 2021)."""
 
     def __init__(self, visual: VisionTransformer, text: TextEncoder):
         super().__init__()
@@ -19,15 +19,15 @@ class CLIP(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # CLIP's starting temperature, section 2.5
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) normalised images to (B, D) unit vectors."""
+        """Encode (B, 3, S, S) normalised images to (B, D) unit vectors."""
         return F.normalize(self.visual.project(self.visual(images)[:, 0]), dim=-1)
 
     def encode_text(self, ids: Tensor) -> Tensor:
-        """(K, L) token ids to (K, D) unit vectors."""
+        """Encode (K, L) token ids to (K, D) unit vectors."""
         return F.normalize(self.text(ids).cls, dim=-1)
 
     def state_dict_openai(self) -> dict[str, Tensor]:
-        """The weights under OpenAI's names, with the three buffers of its published archives."""
+        """Return the state_dict under OpenAI's names, with the three buffers of its published archives."""
         state = {f"visual.{name}": tensor for name, tensor in self.visual.state_dict().items()}
         state.update(self.text.state_dict())
         state["logit_scale"] = self.logit_scale.detach()

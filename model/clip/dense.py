@@ -1,4 +1,4 @@
-"""Dense CLIP without training: embeddings of single patches, by other readings of the last attention.
+"""Dense CLIP without training: patch embeddings from other readings of the last attention.
 
 CLIP is trained on the joint embedding of [CLS] alone. Its last block mixes the patches for that purpose, so a patch
 after it tells little of its own place. All readings share the other blocks. They differ in the last one, for its input
@@ -21,18 +21,17 @@ from model.clip.vision_transformer import VisionTransformer
 
 READINGS = ("output", "value", "kk", "qq")
 NEIGHBOURHOOD = 5.0     # patches, the standard deviation of the Gaussian in kk (NACLIP)
-_neighbourhoods: dict[tuple[int, int, str], Tensor] = {}    # by grid and device
 
 
 class DenseEmbedding(NamedTuple):
-    """tokens (B, 1 + n, C): after the last block; joint (B, V, n, D): V readings of the patches, unit vectors, fp32."""
+    """Last block's tokens (B, 1 + n, C), and V readings (B, V, n, D) fp32 of the patches as unit vectors."""
     tokens: Tensor
     joint: Tensor
 
 
 @torch.no_grad()
 def dense_clip(visual: VisionTransformer, images: Tensor, readings: tuple[str, ...] = ("output",)) -> DenseEmbedding:
-    """One pass of CLIP's image encoder over normalised images (B, 3, H, W), read in each of ``readings``."""
+    """Encode normalised images (B, 3, H, W) in one pass of CLIP, read in each of ``readings``."""
     x = visual.embed(images)                                                 # (B, 1 + n, C)
     *blocks, last = visual.transformer.resblocks
     for block in blocks:
@@ -56,13 +55,7 @@ def dense_clip(visual: VisionTransformer, images: Tensor, readings: tuple[str, .
 
 
 def neighbourhood(height: int, width: int, device: torch.device | None = None) -> Tensor:
-    """(1 + n, 1 + n): what ``kk`` adds to the scores of [CLS] and n = height * width patches. Made once a grid."""
-    key = height, width, str(device)
-    if key in _neighbourhoods:
-        return _neighbourhoods[key]
+    """Compute what ``kk`` adds to the scores of [CLS] and n = height * width patches: (1 + n, 1 + n)."""
     places = torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device))  # (n, 2)
     squared = (places[:, None] - places).square().sum(dim=2)                 # (n, n)
-    made = F.pad(torch.exp(-squared / (2 * NEIGHBOURHOOD ** 2)), (1, 0, 1, 0))
-    if type(made) is Tensor:  # and not what torch.export traces a model with, which is no number to keep
-        _neighbourhoods[key] = made
-    return made
+    return F.pad(torch.exp(-squared / (2 * NEIGHBOURHOOD ** 2)), (1, 0, 1, 0))

@@ -1,7 +1,7 @@
-"""The files that CLIP's weights circulate in, told apart by their contents.
+"""Readers of CLIP's file formats, told apart by content. Nothing is unpickled that could run code.
 
-These are OpenAI's TorchScript archive (ViT-B-16.pt as published), a plain state dict saved with torch.save, and
-safetensors. The names may be OpenAI's (also OpenCLIP's) or Hugging Face's. Nothing is unpickled that could run code.
+OpenAI's TorchScript archive, a state_dict saved by torch.save, and safetensors, under OpenAI's names (also OpenCLIP's),
+Hugging Face's, or those of ESDA's released checkpoints, which bundle CLIP.
 """
 import io
 import json
@@ -15,159 +15,133 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.clip.errors import WeightsError
+BUFFERS = ("input_resolution", "context_length", "vocab_size")  # which OpenAI's models alone have
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors, and the activation where the file itself tells it."""
+    """Read the tensors under OpenAI's names, and the activation if the file or a config beside it tells it."""
     with open(path, "rb") as file:
         start = file.read(9)
-    if start[8:9] == b"{" and not start.startswith(b"PK"):
+    archive = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
+    if start[8:] == b"{":  # safetensors: eight bytes of length, then JSON
         from safetensors.torch import load_file
-        return load_file(path), None
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-                return _read_torchscript(archive)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("neither a TorchScript archive nor a state dict of tensors")
-    if any(name.startswith("module.") and name.removeprefix("module.") in state for name in state):
-        raise ValueError("it holds two models, one of them under module.")
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}, None
+        state = load_file(path)
+    elif archive and any(name.endswith("/constants.pkl") for name in archive.namelist()):
+        return tensors_of(TorchScriptUnpickler(archive).load()), "quickgelu"
+    else:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = {name.removeprefix("module."): tensor for name, tensor in state.get("state_dict", state).items()}
+    if any(name.startswith("image_encoder.") for name in state):
+        return from_released(state)[0], "quickgelu"  # they stand on OpenAI's CLIP
+    if any(name.startswith("vision_model.") for name in state):
+        state = from_hugging_face(state)
+    return state, "quickgelu" if all(name in state for name in BUFFERS) else activation_beside(path)
 
 
-def foreign_object(error: Exception) -> str | None:
-    """The class or function for whose sake torch.load(weights_only=True), or the reader below, rejected a file."""
-    found = re.search(r"GLOBAL ([\w.]+)|holds a ([\w.]+\.[\w.]+),", str(error))
-    return found and (found[1] or found[2])
+def activation_beside(path: Path) -> str | None:
+    """Read the activation from Hugging Face's or OpenCLIP's config beside the weights; None without one."""
+    theirs, open_clips = path.with_name("config.json"), path.with_name("open_clip_config.json")
+    if theirs.is_file():
+        named = json.loads(theirs.read_text())["vision_config"].get("hidden_act", "quick_gelu")  # transformers' default
+        return {"quick_gelu": "quickgelu", "gelu": "gelu"}[named]
+    if open_clips.is_file():
+        return "quickgelu" if json.loads(open_clips.read_text())["model_cfg"].get("quick_gelu") else "gelu"
+    return None
 
 
 class _Module:
-    """A TorchScript module read as nothing but its attributes."""
+    """TorchScript module, reduced to its attributes."""
 
-    def __setstate__(self, state):
-        self.attributes = state if isinstance(state, dict) else {}
+    def __setstate__(self, state: dict):
+        self.attributes = state
 
 
 class TorchScriptUnpickler(pickle.Unpickler):
-    """Reads the data of a TorchScript archive without torch.jit, which is being retired, and without its code.
+    """TorchScript reader without torch.jit: tensors, plain values, containers; UnpicklingError for any other class."""
+    STORAGES = {"HalfStorage": torch.float16, "FloatStorage": torch.float32, "LongStorage": torch.int64}
 
-    Only tensors, plain values and containers come out; any other class in the file is an error.
-    """
-    STORAGES = {"HalfStorage": torch.float16, "FloatStorage": torch.float32, "DoubleStorage": torch.float64,
-                "BFloat16Storage": torch.bfloat16, "LongStorage": torch.int64, "IntStorage": torch.int32,
-                "ShortStorage": torch.int16, "CharStorage": torch.int8, "ByteStorage": torch.uint8,
-                "BoolStorage": torch.bool}
-
-    def __init__(self, archive: zipfile.ZipFile, folder: str):
-        super().__init__(io.BytesIO(archive.read(f"{folder}/data.pkl")))
-        self.archive, self.folder = archive, folder
+    def __init__(self, archive: zipfile.ZipFile):
+        entry = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+        super().__init__(io.BytesIO(archive.read(entry)))
+        self.archive, self.folder = archive, entry.removesuffix(".pkl")
 
     def find_class(self, module: str, name: str):
         if module.startswith("__torch__"):
             return _Module
-        if module == "torch" and name in self.STORAGES:
-            return self.STORAGES[name]
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return self.tensor
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
         if module == "torch.jit._pickle":  # typed lists and dictionaries
             return lambda value, *_: value
+        if module == "torch" and name in self.STORAGES:
+            return self.STORAGES[name]
+        known = {"torch._utils._rebuild_tensor_v2": self.tensor, "collections.OrderedDict": OrderedDict}
+        if f"{module}.{name}" in known:
+            return known[f"{module}.{name}"]
         raise pickle.UnpicklingError(f"the archive holds a {module}.{name}, which CLIP's weights do not")
 
     def persistent_load(self, key):
-        kind, dtype, number, _device, count = key
-        entry = self.archive.getinfo(f"{self.folder}/data/{number}")
-        if kind != "storage" or entry.file_size != count * dtype.itemsize:
-            raise pickle.UnpicklingError(f"storage {number} has another size than the archive states")
-        data = bytearray(self.archive.read(entry))
-        return torch.frombuffer(data, dtype=dtype) if count else torch.empty(0, dtype=dtype)
+        _, dtype, number, _, count = key
+        return torch.frombuffer(bytearray(self.archive.read(f"{self.folder}/{number}")), dtype=dtype, count=count)
 
     @staticmethod
     def tensor(storage, offset, size, stride, *_) -> Tensor:
-        if math.prod(size) > len(storage):
-            raise pickle.UnpicklingError(f"a tensor of shape {tuple(size)} lies in a storage of {len(storage)} values")
-        return torch.as_strided(storage, size, stride, offset).clone()
+        return storage.as_strided(size, stride, offset).clone()
 
 
-def _read_torchscript(archive: zipfile.ZipFile) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors, and the activation as the archive's code computes it: QuickGELU by a sigmoid, GELU by its name."""
-    folder = next(name for name in archive.namelist() if name.endswith("/data.pkl")).rsplit("/", 1)[0]
-    state: dict[str, Tensor] = {}
-
-    def collect(module: _Module, prefix: str) -> None:
-        for name, value in module.attributes.items():
-            if isinstance(value, Tensor):
-                state[prefix + name] = value
-            elif isinstance(value, _Module):
-                collect(value, f"{prefix}{name}.")
-
-    collect(TorchScriptUnpickler(archive, folder).load(), "")
-    code = "".join(archive.read(name).decode("utf-8", "replace") for name in archive.namelist()
-                   if name.startswith(f"{folder}/code/") and name.endswith(".py"))
-    return state, "gelu" if "torch.gelu(" in code else "quickgelu" if "torch.sigmoid(" in code else None
+def tensors_of(module: _Module, prefix: str = "") -> dict[str, Tensor]:
+    """Collect the tensors of a TorchScript module and its submodules: {dotted name: tensor}."""
+    state = {prefix + name: value for name, value in module.attributes.items() if isinstance(value, Tensor)}
+    for name, value in module.attributes.items():
+        if isinstance(value, _Module):
+            state |= tensors_of(value, f"{prefix}{name}.")
+    return state
 
 
 HUGGING_FACE = (  # parts of the names in its CLIPModel, and OpenAI's for them
-    ("text_model.embeddings.token_embedding.", "token_embedding."),
-    ("text_model.embeddings.position_embedding.weight", "positional_embedding"),
-    ("text_model.encoder.layers.", "transformer.resblocks."),
-    ("text_model.final_layer_norm.", "ln_final."),
-    ("text_projection.weight", "text_projection"),
-    ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
-    ("vision_model.embeddings.patch_embedding.", "visual.conv1."),
-    ("vision_model.embeddings.position_embedding.weight", "visual.positional_embedding"),
-    ("vision_model.pre_layrnorm.", "visual.ln_pre."),  # the misspelling is theirs
-    ("vision_model.encoder.layers.", "visual.transformer.resblocks."),
-    ("vision_model.post_layernorm.", "visual.ln_post."),
-    ("visual_projection.weight", "visual.proj"),
-    (".layer_norm1.", ".ln_1."), (".self_attn.", ".attn."),
-    (".layer_norm2.", ".ln_2."), (".mlp.fc1.", ".mlp.c_fc."), (".mlp.fc2.", ".mlp.c_proj."))
+    ("text_model.", ""), ("text_projection.weight", "text_projection"),
+    ("vision_model.", "visual."), ("visual_projection.weight", "visual.proj"),
+    ("embeddings.position_embedding.weight", "positional_embedding"), ("embeddings.patch_embedding.", "conv1."),
+    ("embeddings.", ""), ("encoder.layers.", "transformer.resblocks."), ("final_layer_norm.", "ln_final."),
+    ("pre_layrnorm.", "ln_pre."), ("post_layernorm.", "ln_post."), ("layer_norm", "ln_"),  # the misspelling is theirs
+    ("self_attn.", "attn."), ("mlp.fc1.", "mlp.c_fc."), ("mlp.fc2.", "mlp.c_proj."))
 
 
-def from_hugging_face(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Hugging Face's CLIPModel under OpenAI's names. What has no counterpart keeps its name, for the error."""
-    out, split = {}, {}
+def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename Hugging Face's CLIPModel to OpenAI's names. Unknown names stay, for the error."""
+    out = {}
     for name, tensor in state.items():
-        if name in ("text_projection.weight", "visual_projection.weight"):
+        if name.endswith("_projection.weight"):
             tensor = tensor.T.contiguous()  # theirs is a Linear, OpenAI's a matrix on the right
+        if ".q_proj." in name:  # q, k and v, which OpenAI has as one
+            tensor = torch.cat([state[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"])
+            name = name.replace(".q_proj.", ".in_proj_")
         for theirs, openais in HUGGING_FACE:
             name = name.replace(theirs, openais)
-        one_of_three = re.fullmatch(r"(.+\.attn\.)([qkv])_proj\.(weight|bias)", name)  # which OpenAI has as one
-        if one_of_three:
-            split.setdefault(f"{one_of_three[1]}in_proj_{one_of_three[3]}", {})[one_of_three[2]] = tensor
-        else:
+        if ".k_proj." not in name and ".v_proj." not in name:
             out[name] = tensor
-    for name, parts in split.items():
-        if set(parts) != set("qkv"):
-            raise WeightsError(f"{path}: {name} lacks {sorted(set('qkv') - set(parts))} of its q, k and v")
-        if len({parts[part].shape for part in "qkv"}) > 1:
-            raise WeightsError(f"{path}: not the weights of one CLIP: of another shape: q, k or v of {name}")
-        out[name] = torch.cat([parts[part] for part in "qkv"])
     return out
 
 
-def activation_beside(path: Path, size: tuple[int, int]) -> str | None:
-    """The activation by a published config beside the weights; None where none is of ``size``, width and blocks.
+RELEASED = (  # the other way round: parts of the released names, and ours. Their decoder has our interactor in it
+    ("text_encoder.", "clip "), ("image_encoder.text_cls_proj.", "image_encoder.text_proj."),
+    ("image_encoder.", "clip visual."), ("decoder.text_embedding_proj.", "interactor.cls_proj."),
+    ("decoder.text_img_concat_proj.", "interactor.fuse_proj."), ("decoder.VL_interaction.", "interactor.vl."),
+    ("decoder.IEE.", "interactor.iee."), ("decoder.SSE.", "interactor.sse."), ("decoder.res2.", "decoder.res."),
+    ("decoder.cls.", "decoder.cls."))
 
-    Hugging Face's config.json, which omits what is the default, and OpenCLIP's open_clip_config.json are known.
+
+def our_name(name: str) -> str:
+    """Map a released name to ours, CLIP's to "clip " and OpenAI's name, any other to "unknown " and itself."""
+    prompt = re.fullmatch(r"image_encoder\.prompt\.(\d+)", name)
+    if prompt:  # one list: A of block 0, B of block 0, A of block 1, ...
+        block, second = divmod(int(prompt[1]), 2)
+        return f"image_encoder.branches.{block}.{'up' if second else 'down'}"
+    return next((ours + name[len(theirs):] for theirs, ours in RELEASED if name.startswith(theirs)), f"unknown {name}")
+
+
+def from_released(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Split a released state_dict: its CLIP under OpenAI's names, and the trained parameters under ours.
+
+    It lacks CLIP's temperature; OpenAI's training ended at the largest allowed, 100 (Radford 2021, 2.5).
     """
-    for name in ("config.json", "open_clip_config.json"):
-        try:
-            config = json.loads((path.parent / name).read_text(encoding="utf-8"))
-            if name == "config.json":
-                vision = config["vision_config"]
-                found = vision.get("hidden_size", 768), vision.get("num_hidden_layers", 12)
-                activation = {"quick_gelu": "quickgelu", "gelu": "gelu"}.get(vision.get("hidden_act", "quick_gelu"))
-            else:
-                vision = config["model_cfg"]["vision_cfg"]
-                found = vision["width"], vision["layers"]
-                activation = "quickgelu" if config["model_cfg"].get("quick_gelu") else "gelu"
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            continue
-        if found == size:
-            return activation
-    return None
+    named = {our_name(name.removeprefix("module.")): tensor for name, tensor in state.items()}
+    clip = {name.removeprefix("clip "): named.pop(name) for name in list(named) if name.startswith("clip ")}
+    return {**clip, "logit_scale": torch.tensor(math.log(100))}, named

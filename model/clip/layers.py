@@ -1,4 +1,4 @@
-"""CLIP's transformer block, the one kind of block that every part of ESDA is made of."""
+"""Transformer block of CLIP, the one kind of block that every part of ESDA is made of."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x): the GELU approximation that OpenAI's CLIP weights were trained with."""
+    """QuickGELU, x * sigmoid(1.702 x): the activation that OpenAI's CLIP weights were trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.silu(1.702 * x) / 1.702  # the same function; silu keeps one tensor for backward instead of two
@@ -16,10 +16,9 @@ ACTIVATIONS = {"quickgelu": QuickGELU, "gelu": nn.GELU}  # gelu: most of OpenCLI
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention of (B, heads, N, C/heads); ``mask`` as for Attention.
+    """Attend by scaled dot product, (B, heads, N, C/heads); ``mask`` as for Attention.
 
-    torch's fused kernel, except in bf16 on a CPU: there it takes twice the time of the plain products, forward and
-    backward (torch 2.15, AVX-512; 58 + 91 against 145 + 251 ms for 911 tokens), because it multiplies in fp32.
+    torch's fused kernel, except in bf16 on a CPU, where that computes in fp32 and plain products are faster.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
@@ -38,14 +37,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 class Attention(nn.Module):
     """Multi-head self-attention under the parameter names of ``nn.MultiheadAttention``, as in CLIP's weights.
 
-    ``mask`` is boolean, of two or four dimensions, and broadcasts to (B, heads, N, N). True lets a query (row) see a
-    key (column).
+    mask: bool, 2-D or 4-D, broadcast to (B, heads, N, N); True lets a query (row) see a key (column).
     """
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
@@ -55,20 +51,19 @@ class Attention(nn.Module):
         return self.merge(attend(*self.heads_of(x), mask))
 
     def heads_of(self, x: Tensor) -> Tensor:
-        """(B, N, C) to q, k and v of each head: (3, B, heads, N, C/heads)."""
+        """Project (B, N, C) to q, k and v of each head: (3, B, heads, N, C/heads)."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)                 # (B, N, 3C)
         return qkv.view(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
 
     def merge(self, mixed: Tensor) -> Tensor:
-        """(B, heads, N, C/heads) to (B, N, C)."""
+        """Merge heads (B, heads, N, C/heads) to (B, N, C)."""
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
     """Pre-LN residual attention block with an MLP four times as wide; (B, N, C) -> (B, N, C).
 
-    activation: of the MLP, a name in ACTIVATIONS.
-    recomputed: in training, keep only the input for backward and compute the rest a second time there.
+    activation: of the MLP, a name in ACTIVATIONS. recomputed: in training, compute all but the input again in backward.
     """
     recomputed = False
 
@@ -89,21 +84,20 @@ class Block(nn.Module):
 
     def _through(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if not torch.is_grad_enabled() and torch.is_autocast_enabled(x.device.type):
-            # In evaluation the image encoder's residual stream, too, is in autocast's type: no sum then has to convert,
-            # and on a CPU no norm (CUDA's autocast has norms in fp32). In training it stays in fp32.
+            # In evaluation the residual stream, too, is in autocast's type, which saves conversions; in training fp32.
             x = x.to(torch.get_autocast_dtype(x.device.type))
         return self.after_heads(x, self.attn.heads_of(self.ln_1(x)), mask)
 
     def after_heads(self, x: Tensor, qkv: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The rest of the block after q, k and v of its input x, as ``attn.heads_of(ln_1(x))`` gives them."""
+        """Run the rest of the block after q, k, v of its input x, as ``attn.heads_of(ln_1(x))`` gives them."""
         x = x + self.attn.merge(attend(*qkv, mask))
         return x + self.mlp(self.ln_2(x))
 
 
 class Transformer(nn.Module):
-    """A stack of blocks, named ``resblocks`` as in CLIP's state dict, with CLIP's initialisation.
+    """Stack of blocks, named ``resblocks`` as in CLIP's state_dict, with CLIP's initialisation.
 
-    Residual writes start smaller the deeper the stack: std width^-1/2 * (2 layers)^-1/2 (OpenAI CLIP, model.py).
+    Residual writes start with std width^-1/2 * (2 layers)^-1/2 (OpenAI CLIP, model.py).
     """
 
     def __init__(self, width: int, layers: int, heads: int, activation: str = "quickgelu"):

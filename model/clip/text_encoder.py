@@ -1,4 +1,4 @@
-"""CLIP's text encoder: from class names to the embeddings that steer the segmentation (ESDA, part 1)."""
+"""CLIP's text encoder: from class names to the embeddings that condition the segmentation (ESDA, part 1)."""
 from typing import NamedTuple
 
 import torch
@@ -8,38 +8,32 @@ from model.clip.layers import Transformer
 
 
 class TextEmbedding(NamedTuple):
-    """The embeddings of K names.
-
-    cls (K, D) is the projected end-of-text embedding, not normalised; tokens (K, L, W) is ln_final of every
-    position, unprojected; valid (K, L) is True up to and including end-of-text.
-    """
-    cls: Tensor
-    tokens: Tensor
-    valid: Tensor
+    """Embeddings of K names."""
+    cls: Tensor     # (K, D), the projected end-of-text embedding, not normalised
+    tokens: Tensor  # (K, L, W), ln_final of every position, unprojected
+    valid: Tensor   # (K, L), True up to and including end-of-text
 
     def __getitem__(self, rows) -> "TextEmbedding":
-        """The embeddings of some of the names, e.g. of each sample's class in a batch."""
-        return TextEmbedding(self.cls[rows], self.tokens[rows], self.valid[rows])
+        """Select rows, e.g. those of each sample's class in a batch."""
+        return TextEmbedding(*(part[rows] for part in self))
 
-    def draw(self, batch: int) -> "TextEmbedding":
-        """Standard normal numbers of the shape of ``batch`` embeddings like these, from torch's generator."""
+    def sample_noise(self, batch: int) -> "TextEmbedding":
+        """Draw standard normal numbers in the shape of ``batch`` such embeddings, from torch's generator."""
         cls, tokens = (torch.randn(batch, *x.shape[1:], device=x.device) for x in (self.cls, self.tokens))
         return TextEmbedding(cls, tokens, self.valid.new_ones(batch, self.valid.shape[1]))
 
     def noisy(self, share: float, noise: "TextEmbedding") -> "TextEmbedding":
-        """With Gaussian noise whose expected length is ``share`` of each vector's own; noise: rows of ``draw``."""
+        """Add Gaussian noise of expected length ``share`` of each vector's own; noise: rows of ``draw``."""
         def add(x: Tensor, by: Tensor) -> Tensor:
             return x + share * x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5 * by
         return TextEmbedding(add(self.cls, noise.cls), add(self.tokens, noise.tokens), self.valid)
 
     def to(self, device) -> "TextEmbedding":
-        return TextEmbedding(*(part.to(device) for part in (self.cls, self.tokens, self.valid)))
+        return TextEmbedding(*(part.to(device) for part in self))
 
 
 class TextEncoder(nn.Module):
-    """W text width, L context length, D joint embedding, activation as Block's; parameters are named as in CLIP's state
-    dict.
-    """
+    """Text encoder, parameters named as in CLIP's state_dict; width W, context_length L, embed_dim D."""
 
     def __init__(self, vocabulary: int, context_length: int, width: int, layers: int, heads: int, embed_dim: int,
                  activation: str = "quickgelu"):
@@ -58,7 +52,7 @@ class TextEncoder(nn.Module):
         return self.positional_embedding.shape[0]
 
     def forward(self, ids: Tensor) -> TextEmbedding:
-        """ids (K, L') int64 from the tokenizer, L' <= L."""
+        """Encode ids (K, L') int64 from the tokenizer, L' <= L."""
         length = ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=ids.device).tril()
         x = self.token_embedding(ids) + self.positional_embedding[:length]   # (K, L', W)

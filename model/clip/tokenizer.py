@@ -9,6 +9,8 @@ import regex
 import torch
 from torch import Tensor
 
+from model.clip.errors import WeightsError
+
 VOCABULARY = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 MERGES = 49152 - 256 - 2  # merges that CLIP uses; the file holds more
 WORD = regex.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
@@ -16,7 +18,7 @@ WORD = regex.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d
 
 
 def _byte_alphabet() -> dict[int, str]:
-    """A visible character for each of the 256 bytes: printable Latin-1 stands for itself, the rest from 256 up."""
+    """Map each of the 256 bytes to a visible character: printable Latin-1 to itself, the rest from 256 up."""
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in set(visible)]
     return {**{byte: chr(byte) for byte in visible}, **{byte: chr(256 + i) for i, byte in enumerate(hidden)}}
@@ -42,7 +44,7 @@ class Tokenizer:
         self._pieces = lru_cache(maxsize=65536)(self._merge)
 
     def _merge(self, word: str) -> tuple[str, ...]:
-        """Join neighbouring pieces of a word, the earliest merge of the vocabulary first, until none applies."""
+        """Merge neighbouring pieces of a word, the vocabulary's earliest merge first, until none applies."""
         if word in ("<|startoftext|>", "<|endoftext|>"):
             return (word,)
         pieces = [*word[:-1], word[-1] + "</w>"]
@@ -62,7 +64,7 @@ class Tokenizer:
         return tuple(pieces)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of ``text`` without start and end."""
+        """Encode ``text`` as token ids without start and end."""
         text = text if text.isascii() else ftfy.fix_text(text)  # ASCII has no encoding to mend, and ftfy is slow
         text = html.unescape(html.unescape(text))
         text = " ".join(text.split()).lower()
@@ -71,15 +73,12 @@ class Tokenizer:
                 for piece in self._pieces("".join(self._alphabet[byte] for byte in word.encode("utf-8")))]
 
     def __call__(self, texts: str | list[str], context_length: int = 77) -> Tensor:
-        """(K, context_length) int64: start, the text, end, then zeros.
-
-        Raises ValueError for a text that does not fit.
-        """
+        """Encode as (K, context_length) int64: start, text, end, zeros. Raises WeightsError if too long."""
         texts = [texts] if isinstance(texts, str) else texts
         out = torch.zeros(len(texts), context_length, dtype=torch.long)
         for row, text in zip(out, texts):
             ids = [self.start, *self.encode(text), self.end]
             if len(ids) > context_length:
-                raise ValueError(f"text of {len(ids)} tokens does not fit into {context_length}: {text!r}")
+                raise WeightsError(f"{text!r}: CLIP reads at most {context_length} tokens, and this has {len(ids)}")
             row[:len(ids)] = torch.tensor(ids)
         return out

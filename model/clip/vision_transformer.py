@@ -1,4 +1,4 @@
-"""CLIP's image encoder as OpenAI trained it: the frozen trunk that ESDA's image encoder grows from."""
+"""CLIP's image encoder as OpenAI trained it: the frozen trunk of ESDA's image encoder."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,17 +7,8 @@ from model.clip.layers import Transformer
 
 
 def resize_position_embedding(embedding: Tensor, grid: int) -> Tensor:
-    """Resize a square grid of position embeddings bilinearly (ESDA, part 2; 14 x 14 to 30 x 30 for 480 px).
-
-    Args:
-        embedding: (1 + g * g, C), the [CLS] position first.
-        grid: the new side h.
-    Returns:
-        (1 + h * h, C), the same tensor where h equals g.
-    """
+    """Resize (1 + g * g, C), [CLS] first, bilinearly to (1 + grid * grid, C) (ESDA, part 2); as is if g = grid."""
     old = round((embedding.shape[0] - 1) ** 0.5)
-    if old * old + 1 != embedding.shape[0]:
-        raise ValueError(f"{embedding.shape[0]} position embeddings are not one [CLS] and a square grid")
     if old == grid:
         return embedding
     cells = embedding[1:].T.reshape(1, -1, old, old).float()
@@ -26,10 +17,7 @@ def resize_position_embedding(embedding: Tensor, grid: int) -> Tensor:
 
 
 class VisionTransformer(nn.Module):
-    """Patches and a [CLS] token through CLIP's blocks; parameter names are those of CLIP's ``visual.`` state dict.
-
-    side: input size in pixels; patch: patch size; width C; embed_dim D; activation: as Block's.
-    """
+    """Vision transformer, named as CLIP's ``visual.`` state_dict; side, patch: px; width C; embed_dim D; see Block."""
 
     def __init__(self, side: int, patch: int, width: int, layers: int, heads: int, embed_dim: int,
                  activation: str = "quickgelu"):
@@ -45,42 +33,35 @@ class VisionTransformer(nn.Module):
 
     @torch.no_grad()
     def resize(self, side: int) -> None:
-        """Take images of side x side px from now on. The position embedding becomes a new Parameter."""
+        """Resize to inputs of side x side px. The position embedding becomes a new Parameter."""
         self.positional_embedding = nn.Parameter(resize_position_embedding(self.positional_embedding,
                                                                            side // self.patch).clone())
         self.side, self.grid = side, side // self.patch
 
     def grid_of(self, size: tuple[int, int]) -> tuple[int, int]:
-        """How many patches an input of ``size`` has, down and across."""
+        """Return the patches down and across of an input of ``size`` px."""
         return size[0] // self.patch, size[1] // self.patch
 
     def embed(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised images to the (B, 1 + n, C) tokens that enter block 0, [CLS] first.
-
-        H x W is S x S, or the part of it at the top left, with the positions of that part.
-        """
+        """Embed normalised (B, 3, H, W), all or the top left of S x S, as (B, 1 + n, C), [CLS] first, for block 0."""
         grid = self.conv1(images)                                            # (B, C, h, w)
         patches = grid.flatten(2).transpose(1, 2)                            # (B, n, C)
         cls = self.class_embedding.to(patches.dtype).expand(images.shape[0], 1, -1)
         return self.ln_pre(torch.cat([cls, patches], dim=1) + self.positions(*grid.shape[2:]))
 
     def positions(self, height: int, width: int) -> Tensor:
-        """(1 + height * width, C): [CLS]'s position and those of the top left patches."""
+        """Select [CLS]'s position and those of the top left patches: (1 + height * width, C)."""
         if (height, width) == (self.grid, self.grid):
             return self.positional_embedding
         cells = self.positional_embedding[1:].unflatten(0, (self.grid, self.grid))[:height, :width]
         return torch.cat([self.positional_embedding[:1], cells.flatten(0, 1)])
 
     def project(self, tokens: Tensor) -> Tensor:
-        """(..., C) tokens after the last block to (..., D) in the joint embedding."""
+        """Project (..., C) tokens after the last block to (..., D) in the joint embedding."""
         return self.ln_post(tokens) @ self.proj
 
     def forward(self, images: Tensor, share: float = 1.0) -> Tensor:
-        """(B, 3, S, S) to all tokens after the last block, (B, 1 + n, C).
-
-        share < 1: a random share of the patches enters, the same ones of all images (FLIP, Li 2023: cheaper
-        pretraining).
-        """
+        """Encode (B, 3, S, S) to (B, 1 + n, C). share < 1: of patches, at random, in pretraining (FLIP, Li 2023)."""
         x = self.embed(images)
         if share < 1:
             chosen = torch.randperm(x.shape[1] - 1, device=x.device)[:round(share * (x.shape[1] - 1))] + 1

@@ -1,8 +1,5 @@
-"""ESDA+: the name is read through CLIP's own similarity, and nowhere else. The forward reads like docs/plus.md.
-
-A frozen CLIP knows, if dimly, which patches a name fits, even a name that was never trained on. ESDA+ learns to make
-whole objects of that. Its trained parts never see the name's embedding, so they cannot learn the seen names by heart.
-"""
+"""ESDA+: names enter only as CLIP's similarity, so trained parts cannot memorise the seen ones (docs/plus.md)."""
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,161 +7,156 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.clip.dense import dense_clip
-from model.clip.text_encoder import TextEmbedding, TextEncoder
-from model.clip.vision_transformer import VisionTransformer
-from model.esda import CLIP_SCALE, ESDA, Segmentation
-from model.image_encoder import ImageEncoder, PartialEncoding, repeat_rows
-from model.plus.interactor import SimilarityInteractor
-from model.plus.presence import PresenceHead
-from model.plus.similarity import min_max, others_than, similarity_channels
-from model.similarity import bilinear
+from model.clip.layers import Transformer
+from model.clip.text_encoder import TextEmbedding
+from model.esda import NamedSegmenter, Noise, Segmentation
+from model.image_encoder import bilinear, min_max
+from model.mask_decoder import MaskDecoder
+
+CHANNELS = ("raw", "standardised", "lead")
+SAME_NAME = 0.9999      # cosine from which on a rival is the name asked for; other words stay below it
+KERNEL = 3              # patches, side of the convolution that reads the maps (docs/plus.md)
+RIVAL_DROP = 0.2        # chance of a rival to be left out of a training sample (docs/plus.md)
+BEST = 32               # CLIP's score of a name is the mean of 1 patch in 32, those that fit it best (docs/plus.md)
+CLIP_WEIGHT = 2.0       # of CLIP's own score beside the presence head's (docs/plus.md)
 
 
 class Views(NamedTuple):
-    """All that ESDA+ takes from B images before it is given a name: the same for every name.
+    """Encoding of B images before a name is given."""
+    patches: Tensor         # (B, n, width), for the interactor
+    joint: Tensor           # (B, V, n, D): CLIP's V readings of them, unit vectors
+    rivals: Tensor          # (B, V, n, R): cosines of these with the rival names
+    guide: Tensor | None    # of a guided mask decoder
 
-    patches (B, n, width): for the interactor; where text navigation makes others for each name, on entry to that (C);
-    joint (B, V, n, D): CLIP's V readings of them, unit vectors; rivals (B, V, n, R): cosines of these with the rival
-    names; encoding: tokens (B, 1 + n, C) of the image encoder, as far as all names share them, its earlier blocks, for
-    the spatial distribution losses, and the decoder's guide.
+
+class ESDAPlus(NamedSegmenter):
+    """ESDA+, wired together from parts that model/build.py makes.
+
+    readings: names in model/clip/dense.py, one map each; the first one's lead is the prior.
+    channels: names in CHANNELS, used of each map. scale: of cosines in them.
+    presence_head: None: the mask alone decides.
+    asks_clip: add CLIP's own score to presence in evaluation; its zero is uncalibrated, so it needs a threshold.
+    rivals (R, D): unit vectors, saved in the state_dict; None before ``set_rivals`` or a checkpoint.
     """
-    patches: Tensor
-    joint: Tensor
-    rivals: Tensor
-    encoding: PartialEncoding
+    asks_clip = True
 
-    def repeat(self, names: int) -> "Views":
-        """Each image ``names`` times in a row. In evaluation, where no losses need the encoder's blocks."""
-        *parts, encoding = self
-        return Views(*(repeat_rows(part, names) for part in parts), encoding.repeat(names))
-
-
-class PlusNoise(NamedTuple):
-    """Everything random in a training step, a row for each sample. decoder: as of Noise; rivals (B, R): which count."""
-    decoder: Tensor | None
-    rivals: Tensor
-
-    def __getitem__(self, rows) -> "PlusNoise":
-        return PlusNoise(None if self.decoder is None else self.decoder[rows], self.rivals[rows])
-
-
-class ESDAPlus(ESDA):
-    """Wires the parts together; model/build.py makes them from the config.
-
-    image_encoder: CLIP's, frozen; or, for ablations, an ImageEncoder with trainable branches or text navigation. The
-        maps are always those of CLIP alone, which then runs a second time.
-    readings: names in model/clip/dense.py, the maps in order; the first one's lead is the prior.
-    channels: which of similarity_channels are used of each map, places from 0.
-    scale: of cosines in the channels. rival_drop: chance of each rival to be left out of a training sample.
-    presence_head: None: the mask alone says whether the named thing is there. ``asks_clip``: whether CLIP's own score
-        counts with it, which needs a threshold.
-    """
-
-    def __init__(self, text_encoder: TextEncoder, image_encoder: VisionTransformer, interactor: SimilarityInteractor,
-                 decoder: nn.Module, pixel_mean: list[float], pixel_std: list[float], logit_scale: float = CLIP_SCALE,
-                 *, readings: tuple[str, ...], channels: tuple[int, ...], scale: float, rival_drop: float,
-                 presence_head: PresenceHead | None = None):
-        super().__init__(text_encoder, image_encoder, interactor, decoder, pixel_mean, pixel_std, logit_scale)
-        self.readings, self.channels, self.scale, self.rival_drop = readings, channels, scale, rival_drop
-        self.presence_head, self.asks_clip = presence_head, True
-        self.register_buffer("rivals", None, persistent=False)               # (R, D) unit vectors
-
-    @property
-    def trains_encoder(self) -> bool:
-        return isinstance(self.image_encoder, ImageEncoder)
-
-    @property
-    def navigates(self) -> bool:
-        """Whether the name's embedding steers the image encoder too, which then runs for each name."""
-        return self.trains_encoder and bool(self.image_encoder.replace_indices)
-
-    @property
-    def prior_indices(self) -> frozenset[int]:
-        """Blocks with branches, the last one excepted: the prior is that of the frozen CLIP."""
-        if not self.trains_encoder:
-            return frozenset()
-        return self.image_encoder.prior_indices - {len(self.image_encoder.transformer.resblocks) - 1}
-
-    def freeze_clip(self) -> None:
-        self.text_encoder.requires_grad_(False)
-        self.image_encoder.requires_grad_(False)
-        if self.trains_encoder:
-            self.image_encoder.branches.requires_grad_(True)
-        if self.navigates:
-            self.image_encoder.text_proj.requires_grad_(True)
+    def __init__(self, *clip, interactor: "SimilarityInteractor", decoder: MaskDecoder, readings: list[str],
+                 channels: list[str], scale: float, presence_head: "PresenceHead | None"):
+        super().__init__(*clip)
+        self.interactor, self.decoder, self.presence_head = interactor, decoder, presence_head
+        self.readings, self.channels, self.scale = tuple(readings), [CHANNELS.index(name) for name in channels], scale
+        self.register_buffer("rivals", None)
 
     def set_rivals(self, names: Tensor) -> None:
-        """The embeddings (R, D) of the names that every name is compared with: those of the fold's *seen* classes.
-
-        An unseen name must not be among them, or the model would know the names of the test. A name is no rival of its
-        own, so the seen names' list serves them all.
-        """
+        """Set the rivals (R, D), *seen* classes alone: with unseen ones the model would know the test's names."""
         self.rivals = F.normalize(names.detach().float(), dim=-1)
 
-    def draw_noise(self, batch: int, text: TextEmbedding, text_share: float = 0.0) -> PlusNoise:
-        """As ESDA's. The text has no noise: only its similarity is read."""
-        kept = torch.rand(batch, len(self.rivals), device=self.rivals.device) >= self.rival_drop
-        return PlusNoise(super().draw_noise(batch, text).decoder, kept)
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest) -> None:
+        if f"{prefix}rivals" in state_dict:     # as many as the checkpoint has, in place of any that were set
+            self.rivals = self.pixel_mean.new_empty(state_dict[f"{prefix}rivals"].shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def sample_noise(self, batch: int, text: TextEmbedding, text_share: float = 0.0) -> Noise:
+        """Draw as ESDA's, without text noise: only the text's similarity is read."""
+        kept = torch.rand(batch, len(self.rivals), device=self.rivals.device) >= RIVAL_DROP
+        return Noise(self.decoder.sample_dropout(batch), rivals=kept)
 
     def before_names(self, images: Tensor) -> Views:
-        """uint8 RGB (B, 3, S, S): one pass of the frozen CLIP, and what is made of it for all names."""
-        if self.rivals is None:
-            raise RuntimeError("set_rivals tells ESDA+ the seen names before it is given images")
+        """Encode uint8 RGB (B, 3, S, S) by one pass of the frozen CLIP."""
         pixels = self.normalise(images)
-        clip = dense_clip(self.image_encoder, pixels, self.readings)
-        encoding = self.image_encoder.before_text(pixels) if self.trains_encoder else PartialEncoding(clip.tokens, {})
-        patches = encoding.patches if self.navigates else self.interactor.narrow(encoding.patches)
+        tokens, joint = dense_clip(self.image_encoder, pixels, self.readings)
         with torch.autocast(images.device.type, enabled=False):
-            rivals = clip.joint @ self.rivals.T                              # (B, V, n, R)
-        return Views(patches, clip.joint, rivals, encoding._replace(guide=self.guide(pixels)))
+            rivals = joint @ self.rivals.T                                   # (B, V, n, R)
+        guide = self.decoder.guide(pixels, self.image_encoder.grid_of(pixels.shape[2:]))
+        return Views(self.interactor.narrow(tokens[:, 1:]), joint, rivals, guide)
 
     def segment(self, views: Views, text: TextEmbedding, size: tuple[int, int],
-                noise: PlusNoise | None = None) -> Segmentation:
-        """From B images to the masks of B names, at the input's ``size``."""
+                noise: Noise | None = None) -> Segmentation:
+        """Segment B images for B names, at the input's ``size``."""
         grid = self.image_encoder.grid_of(size)
         maps = self.similarity(views, text, noise)                           # (B, V, 3, n)
         prior = min_max(maps[:, 0, 2]).unflatten(1, grid)[:, None]           # (B, 1, h, w)
         maps = maps[:, :, self.channels].flatten(1, 2).unflatten(2, grid)    # (B, V * channels, h, w)
-        encoding, patches = views.encoding, views.patches
-        if self.navigates:
-            encoding = self.image_encoder.with_text(encoding, text.cls)
-            patches = self.interactor.narrow(encoding.patches)
-        patches = self.interactor(patches, maps)                             # (B, n, width)
-        logits = self.decode(patches, prior, views.encoding.guide, noise)    # (B, 2, h, w), or finer where guided
-        present = None
-        if self.presence_head is not None:
-            present = self.presence_head(patches)
-            if not self.training and self.asks_clip:
-                present = present + 2 * self.clip_presence(views, text)  # 2: util/evaluation/predict.py takes a mean
-        return Segmentation(bilinear(logits, size), prior, encoding.patches, encoding.blocks, present)
+        patches = self.interactor(views.patches, maps)                       # (B, n, width)
+        logits = self.decoder(patches, prior, noise and noise.decoder, views.guide)  # (B, 2, h, w), finer if guided
+        presence = self.presence_head and self.presence_head(patches)
+        if self.presence_head and self.asks_clip and not self.training:
+            presence = presence + CLIP_WEIGHT * self.clip_presence(views, text)
+        return Segmentation(bilinear(logits, size), prior, presence=presence)
 
-    def similarity(self, views: Views, text: TextEmbedding, noise: PlusNoise | None = None) -> Tensor:
-        """The three channels of each map, (B, V, 3, n) fp32. But for text navigation, the name is read nowhere else."""
+    def similarity(self, views: Views, text: TextEmbedding, noise: Noise | None = None) -> Tensor:
+        """Compute the three channels of each map, (B, V, 3, n) fp32. The mask reads the name nowhere else."""
         with torch.autocast(views.joint.device.type, enabled=False):
             name, match = self.match(views, text)
-            allowed = others_than(name, self.rivals)                         # (B, R)
+            allowed = name @ self.rivals.T < SAME_NAME                       # (B, R): no name is a rival of its own
             if noise:
                 allowed = allowed & noise.rivals
             return similarity_channels(match, views.rivals, allowed, self.scale)
 
     def clip_presence(self, views: Views, text: TextEmbedding) -> Tensor:
-        """CLIP's own logit of each name, by the 1/32 of the patches that fit it best: (B,) fp32.
-
-        It has no fixed zero. The head trains without it, and the threshold of presence is set with it.
-        """
+        """Compute CLIP's logit of each name over its best-matching patches: (B,) fp32, uncalibrated."""
         with torch.autocast(views.joint.device.type, enabled=False):
             match = self.match(views, text)[1][:, 0]                         # (B, n)
-            best = match.topk(max(1, match.shape[1] // 32), dim=1, sorted=False).values.mean(dim=1)
+            best = match.topk(max(1, match.shape[1] // BEST), dim=1, sorted=False).values.mean(dim=1)
             return self.logit_scale * best
 
     @staticmethod
     def match(views: Views, text: TextEmbedding) -> tuple[Tensor, Tensor]:
-        """The names as unit vectors (B, D), and the cosine of each patch with its image's, (B, V, n); both fp32."""
+        """Return names as unit vectors (B, D), and each patch's cosine with its image's, (B, V, n); both fp32."""
         name = F.normalize(text.cls.float(), dim=-1)
         return name, (views.joint @ name[:, None, :, None])[..., 0]
 
     def clip_patches(self, images: Tensor, shared: Views) -> Tensor:
-        """As ESDA's, but without another pass of CLIP where the output is among the maps."""
+        """Embed as NamedSegmenter's, without another pass of CLIP if "output" is among the readings."""
         if "output" in self.readings:
             return shared.joint[:, self.readings.index("output")]
-        return dense_clip(self.image_encoder, self.normalise(images)).joint[:, 0]
+        return super().clip_patches(images, shared)
+
+
+def similarity_channels(match: Tensor, rivals: Tensor, allowed: Tensor, scale: float) -> Tensor:
+    """Stack three channels of each of V maps: (B, V, 3, n) fp32.
+
+    match: (B, V, n), cosine of each patch with its image's name; rivals: (B, V, n, R), with R other names; allowed:
+    (B, R), True for the rivals that count.
+
+    1. the cosine times ``scale``: absolute, comparable between images;
+    2. the cosine standardised over the image's patches;
+    3. ``scale`` times its lead over the best rival, or over its mean in the image where no rival counts.
+    """
+    centred = match - match.mean(dim=2, keepdim=True)
+    standardised = centred / (match.std(dim=2, correction=0, keepdim=True) + 1e-6)
+    lead = centred
+    if rivals.shape[3]:
+        best = rivals.masked_fill(~allowed[:, None, None], -torch.inf).amax(dim=3)               # (B, V, n)
+        lead = torch.where(allowed.any(dim=1)[:, None, None], match - best, centred)
+    return torch.stack([scale * match, standardised, scale * lead], dim=2)
+
+
+class SimilarityInteractor(nn.Module):
+    """Blocks of ``width`` <= C over the patches plus a convolution of all similarity channels; no text tokens."""
+
+    def __init__(self, encoder_width: int, width: int, heads: int, channels: int, blocks: int):
+        super().__init__()
+        self.narrow = nn.Identity() if width == encoder_width else nn.Linear(encoder_width, width)
+        self.read = nn.Conv2d(channels, width, KERNEL, padding=KERNEL // 2)
+        self.blocks = Transformer(width, blocks, heads)
+
+    def forward(self, patches: Tensor, maps: Tensor) -> Tensor:
+        """Add maps (B, channels, h, w) to narrowed patches (B, n, width); return (B, n, width)."""
+        return self.blocks(patches + self.read(maps).flatten(2).transpose(1, 2))
+
+
+class PresenceHead(nn.Module):
+    """Image-level presence of the named class: a soft maximum over the patches' logits.
+
+    Absent names train this head and the interactor, not the mask, which would stay empty on unseen classes.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.read = nn.LayerNorm(width), nn.Linear(width, 1)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Pool the interactor's patches (B, n, width) to logits (B,) fp32."""
+        each = self.read(self.norm(patches))[..., 0].float()                 # (B, n)
+        return each.logsumexp(dim=1) - math.log(each.shape[1])

@@ -1,20 +1,18 @@
 """A data set of one's own: lists from two folders, data.verify, training; the example of docs/data.md word for word."""
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import unicodedata
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from runs import ENVIRONMENT, in_process
+from runs import ENVIRONMENT, complains, in_process
 
-from data.files import read_list, write_lists
-from data.prepare.own import held_out, pairs
+from data.files import read_list
+from data.lists import held_out, pairs
 from util.config import ROOT
 from util.runtime.errors import UserError
 
@@ -35,6 +33,8 @@ def made(root, *options):
 
 
 def test_every_pair_is_in_one_list_and_stays_there_when_images_come(own):
+    for share in (0.1, 0.5):
+        assert np.mean([held_out(f"images/{i}.jpg", share) for i in range(4000)]) == pytest.approx(share, abs=0.03)
     train, val = made(own)
     assert not set(train) & set(val) and len(train + val) == 100 and 5 < len(val) < 35
     assert all(Path(i).stem == Path(m).stem and i.startswith("images/") and m.startswith("masks/") for i, m in train)
@@ -44,40 +44,18 @@ def test_every_pair_is_in_one_list_and_stays_there_when_images_come(own):
     assert set(train) <= set(more_train) and set(val) <= set(more_val) and len(more_train + more_val) == 101
 
 
-def test_the_share_held_out_is_that_asked_for():
-    for share in (0.1, 0.5):
-        assert np.mean([held_out(f"images/{i}.jpg", share) for i in range(4000)]) == pytest.approx(share, abs=0.03)
-
-
-@pytest.mark.parametrize("spoil, named", [
-    (lambda image, mask: mask.unlink(), "train_000001.jpg: no mask"),
-    (lambda image, mask: image.unlink(), "train_000001.png: no image"),
-    (lambda image, mask: (image.unlink(), image.mkdir()), "train_000001.png: no image"),
-    (lambda image, mask: shutil.copy(image, image.with_suffix(".jpeg")), "same name"),
-    (lambda image, mask: image.rename(image.with_name("a\tb.jpg")), "rename it"),
-    (lambda image, mask: image.rename(image.with_name("a\\b.jpg")), "rename it"),
-    (lambda image, mask: image.rename(os.fsdecode(os.fsencode(image.parent) + b"/caf\xe9.jpg")), "rename it"),
-    (lambda image, mask: shutil.rmtree(mask.parent), "--masks")])
-def test_what_has_no_partner_is_named(own, spoil, named):
+@pytest.mark.parametrize("spoil", [
+    lambda image, mask: mask.unlink(), lambda image, mask: image.unlink(),
+    lambda image, mask: shutil.copy(image, image.with_suffix(".jpeg"))])
+def test_what_has_no_partner_is_named(own, spoil):
     spoil(own / "images/train_000001.jpg", own / "masks/train_000001.png")
-    with pytest.raises(UserError, match=named):
+    with pytest.raises(UserError, match="without a partner, or there twice: train_000001$"):
         pairs(own, "images", "masks")
-
-
-def test_names_with_spaces_and_accents_find_their_partners(own):
-    """Also where one of the two was named on macOS, which writes an accent as a letter of its own."""
-    (own / "images/train_000001.jpg").rename(own / "images" / unicodedata.normalize("NFC", "une \u00e9t\u00e9.jpg"))
-    (own / "masks/train_000001.png").rename(own / "masks" / unicodedata.normalize("NFD", "une \u00e9t\u00e9.png"))
-    found = pairs(own, "images", "masks")
-    write_lists(own, {"all": found})
-    assert len(found) == 100 and read_list(own / "lists/all.txt") == found
-    assert all((own / name).is_file() for pair in found for name in pair)
 
 
 @pytest.mark.parametrize("options", [["--val", "0"], ["--val", "1.5"], ["--images", "nosuch"]])
 def test_impossible_options_end_in_a_line(own, options):
-    done = in_process("data.lists", own, *options)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    complains(in_process("data.lists", own, *options), "val" if "--val" in options else "nosuch")
     assert not (own / "lists").exists()
 
 
@@ -100,21 +78,27 @@ def test_the_documented_example_runs_as_it_stands(own, options_for, tmp_path):
     shutil.move(own, project / "data/sets/mine")
     extra = [o for o in options_for(Path("x"), tmp_path / "exp") if not o.startswith("data.")] + ["data.min_pixels=32",
              "data.workers=0", "train.optimizer=adamw", "model.replace_indices=[1,2,3]", "run=r", "train.epochs=1"]
-    train = "bash train.sh mine 0"
-    fine_tuning = re.search(r"^bash train.sh mine 0 weights=.*$", text, re.M)[0].replace(
-        "exp/pascal/esda/fold0/TIME", str(tmp_path / "exp/mine/esda/fold0/r"))  # of the run before, at hand
-    extra = shlex.join(extra)
-    block = block.replace(train, f"{train} {extra}").replace("verify mine", "verify mine data.min_pixels=32")
-    block += f"{fine_tuning} {extra} run=tuned\n"
+    block = block.replace("train.sh mine 0", f"train.sh mine 0 {shlex.join(extra)}")
+    block = block.replace("verify mine", "verify mine data.min_pixels=32")
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=project, env=ENVIRONMENT, text=True,
                           capture_output=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "owl" in done.stdout and "no problems" in done.stdout
-    results, tuned = (json.loads((tmp_path / f"exp/mine/esda/fold0/{run}/results.json").read_text())
-                      for run in ("r", "tuned"))
-    assert results["protocol"] == "exhaustive" and results["config"]["train"]["lr"] == 5e-4
-    start = tuned["trained_on"]["start"]
-    assert start["file"].endswith("r/checkpoints/best.pt") and start["trained_on"]["classes"] == ["cat", "dog"]
-    assert tuned["config"]["train"]["lr"] == 1e-4 and "starts from" in done.stdout
-    assert list(results["per_class"]) == ["owl"] and results["dataset"] == "mine"
-    assert results["trained_on"]["train_classes"] == "seen" and "images without any unseen class" in done.stdout
+    results = json.loads((tmp_path / "exp/mine/esda/fold0/r/results.json").read_text())
+    assert results["protocol"] == "exhaustive" and list(results["per_class"]) == ["owl"]
+    assert results["dataset"] == "mine" and results["trained_on"]["train_classes"] == "seen"
+
+
+@pytest.mark.slow
+def test_a_set_to_test_on_alone_needs_no_training_list(own, tiny_options):
+    """data.lists --val 1, data.verify and test.py; train.py says in a line that there is nothing to train on."""
+    done = in_process("data.lists", own, "--val", "1")
+    assert done.returncode == 0 and len(read_list(own / "lists/val.txt")) == 100, done.stderr
+    assert not (own / "lists/train.txt").exists()
+    options = [*tiny_options, f"data.root={own}", f"data.val_list={own}/lists/val.txt", "data.train_list="]
+    done = in_process("data.verify", "shapes", *options)
+    assert "no problems" in done.stdout and "0 training and 100 validation pairs" in done.stdout, done.stderr
+    done = in_process("test.py", "--config", "config/shapes/everything.yaml", *options, "eval.protocol=episodic",
+                      "eval.samples=8")
+    assert done.returncode == 0 and "results.json" in done.stdout, done.stderr
+    complains(in_process("train.py", "--config", "config/shapes/esda.yaml", *options), "data.train_list: no such file")

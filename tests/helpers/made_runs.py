@@ -2,36 +2,33 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from util.run.atomic import write_bytes_atomically
-from util.runtime.png import encode_png
-
-IMAGE, TRUTH = (10, 200, 10), (20, 20, 180)  # colours of made pictures
+from util.compare.runs import find, gather, read
 
 
 class Made:
-    """Writes results.json as train.py does: two classes a fold, with IoUs ``spread`` below and above the mIoU."""
+    """Writes results.json as train.py does: two classes a fold, with IoUs 10 below and above the mIoU."""
 
     def __init__(self, exp: Path):
         self.exp = exp
 
-    def __call__(self, arch: str, fold: int, miou: float, *, seed: int = 1, run: str = "", spread: float = 10,
-                 config: dict | None = None, **changes) -> Path:
-        def scores(value):
-            return {"epoch": 2, "miou": value, "fb_iou": min(100, value + 20), "protocol": "episodic", "samples": 1000,
-                    "per_class": {f"low {fold}": max(0, value - spread), f"high {fold}": min(100, value + spread)}}
+    def __call__(self, arch: str, fold: int, miou: float, *, seed: int = 1, run: str = "", config: dict | None = None,
+                 **changes) -> Path:
+        def scores(epoch, value):
+            return {"epoch": epoch, "miou": value, "fb_iou": value + 20, "protocol": "episodic",
+                    "per_class": {f"low {fold}": value - 10, f"high {fold}": value + 10}}
 
-        origin = {"dataset": "pascal", "arch": arch, "fold": fold, "seed": seed, "train_classes": "seen"}
         results = {
-            "dataset": "pascal", "arch": arch, "fold": fold, "folds": 4, **scores(miou),
-            "class_ids": {f"low {fold}": 2 * fold + 1, f"high {fold}": 2 * fold + 2},
-            "checkpoint": "checkpoints/best.pt", "trained_on": origin, "training_seconds": 3600.0 + fold,
-            "selections": {"unseen": scores(miou), "seen": scores(miou - 1), "last": scores(miou - 2)}
-            if miou >= 2 else {"unseen": scores(miou)},
+            "version": 1, "dataset": "pascal", "arch": arch, "fold": fold, "folds": 4, "samples": 1000,
+            **scores(2, miou), "class_ids": {f"low {fold}": 2 * fold + 1, f"high {fold}": 2 * fold + 2},
+            "checkpoint": "checkpoints/best.pt", "training_seconds": 3600.0 + fold, "steps": 800, "images": 6400,
+            "trained_on": {"dataset": "pascal", "arch": arch, "fold": fold, "seed": seed, "train_classes": "seen"},
+            "selections": {"unseen": scores(2, miou), "seen": {**scores(1, miou - 1), "seen_miou": 60.0 + fold},
+                           "last": {**scores(3, miou - 2), "seen_miou": 70.0 + fold}},
             "parameters": {"trainable": 1_250_000, "total": 5_000_000}, "gflops_per_image": 12.34,
-            "clip_fingerprint": "abc", "machine": "a CPU",
+            "clip_fingerprint": "abc", "machine": "a CPU", "data": {"val": "v1", "train": "t1"}, "code": "c1",
+            "command": f"python train.py fold={fold}",
             "config": {"seed": seed, "fold": fold, "model": {"branch_rank": 2}, "train": {"select": "unseen"},
                        **(config or {})}, **changes}
         results = {key: value for key, value in results.items() if value is not None}  # key=None takes it away
@@ -44,19 +41,13 @@ class Made:
         return [self(arch, fold, miou, **more) for fold, miou in enumerate(mious)]
 
 
-def draw(folder: Path, colours: dict[int, tuple], side: int = 48, class_id: int = 0) -> None:
-    """Solid pictures for a made run: {line of the list: colour of the prediction}, IoU 10 times the line."""
-    results = json.loads((folder / "results.json").read_text())
-    class_id = class_id or 2 * results["fold"] + 1
-    results["pictures"] = {f"{row:05d}-m{row}-{class_id}": {"class_id": class_id, "iou": min(100, 10 * row)}
-                           for row in colours}
-    (folder / "results.json").write_text(json.dumps(results))
-    for name, colour in zip(results["pictures"], colours.values()):
-        for what, c in (("image", IMAGE), ("truth", TRUTH), ("prediction", colour)):
-            write_bytes_atomically(folder / "pictures" / name / f"{what}.png",
-                                   encode_png(np.full((side, side, 3), c, np.uint8)), durable=False)
-
-
 @pytest.fixture
 def made(tmp_path) -> Made:
     return Made(tmp_path / "exp")
+
+
+@pytest.fixture
+def groups(made):
+    """groups(select, partial, places) of all that was made, unless places are given."""
+    return lambda select=None, partial=False, places=(): gather(
+        (read(file, select) for file in find(places or [made.exp])), partial)

@@ -3,27 +3,25 @@
 A set is a dict {archive's name: {member's name: bytes}}, which is written as an archive or as what was unpacked from
 one. In fold 0 eight training pictures of each set show seen classes only: enough for two batches of four.
 """
+import functools
 import io
 import json
 import shutil
-import subprocess
-import sys
 import tarfile
+import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
-from unittest import mock
 
-import cv2
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from runs import signals_kept
+from runs import in_process
 
-from data.prepare.__main__ import main
+from data.files import read_list
 from util.config import ROOT
-from util.runtime.errors import run_main
 
 TURNED = 6  # EXIF orientation: a viewer shows the stored pixels turned by a quarter
 
@@ -95,16 +93,10 @@ def palette_png(mask: np.ndarray) -> bytes:
 
 
 def gt_mat(mask: np.ndarray, variable: str = "GTcls") -> bytes:
-    """The struct of SBD's cls/ and inst/: each class's outline (sparse), the segmentation, the classes that occur."""
+    """The struct of SBD's cls/: the segmentation and the classes that occur."""
     from scipy.io import savemat
-    from scipy.sparse import csc_matrix
-    outlines = np.empty((20, 1), object)
-    for c in range(20):
-        region = (mask == c + 1).astype(np.uint8)
-        outlines[c, 0] = csc_matrix((region - cv2.erode(region, np.ones((3, 3), np.uint8))).astype(bool))
-    present = np.setdiff1d(mask, [0])[:, None]
     buffer = io.BytesIO()
-    savemat(buffer, {variable: {"Boundaries": outlines, "Segmentation": mask, "CategoriesPresent": present}},
+    savemat(buffer, {variable: {"Segmentation": mask, "CategoriesPresent": np.unique(mask)[:, None]}},
             do_compression=True)
     return buffer.getvalue()
 
@@ -113,6 +105,7 @@ def names_of(pictures: list[Picture]) -> bytes:
     return "".join(f"{p.name}\n" for p in pictures).encode()
 
 
+@functools.cache     # a .mat says when it was written
 def pascal() -> dict[str, dict[str, bytes]]:
     """Both archives of PASCAL-5i."""
     voc, sbd = {}, {}
@@ -120,20 +113,15 @@ def pascal() -> dict[str, dict[str, bytes]]:
     for p in {p.name: p for p in [*outlined, *masked, DETECTION_ONLY]}.values():
         if p != SBD_ALONE:
             voc[f"JPEGImages/{p.name}.jpg"] = jpeg(p)
-        voc[f"Annotations/{p.name}.xml"] = f"<annotation><filename>{p.name}.jpg</filename></annotation>\n".encode()
     for p in masked:
         voc[f"SegmentationClass/{p.name}.png"] = palette_png(mask_of(p, border=2))
-        voc[f"SegmentationObject/{p.name}.png"] = palette_png(np.uint8(mask_of(p) > 0))
     main_val = [p for p in VOC_VAL if p != HELD_OUT_BY_SEGMENTATION] + [HELD_OUT_BY_DETECTION]
-    main_train = [p for p in VOC_TRAIN + SBD_TRAIN[4:] + SBD_VAL]
-    for folder, train, val in (("Segmentation", VOC_TRAIN, VOC_VAL), ("Main", main_train, main_val)):
-        for part, pictures in (("train", train), ("val", val), ("trainval", train + val)):
-            voc[f"ImageSets/{folder}/{part}.txt"] = names_of(pictures)
+    for file, pictures in (("Segmentation/train", VOC_TRAIN), ("Segmentation/val", VOC_VAL), ("Main/val", main_val)):
+        voc[f"ImageSets/{file}.txt"] = names_of(pictures)
     voc["ImageSets/Main/aeroplane_val.txt"] = b"".join(b"%s -1\n" % p.name.encode() for p in main_val)
     for p in outlined:
         sbd[f"img/{p.name}.jpg"] = jpeg(p, quality=60)  # unlike VOC's, so that a test can tell them apart
         sbd[f"cls/{p.name}.mat"] = gt_mat(mask_of(p))
-        sbd[f"inst/{p.name}.mat"] = gt_mat(np.uint8(mask_of(p) > 0), "GTinst")
     sbd["train.txt"], sbd["val.txt"] = names_of(SBD_TRAIN), names_of(SBD_VAL)
     return {"VOCtrainval_11-May-2012.tar": {f"VOCdevkit/VOC2012/{name}": data for name, data in voc.items()},
             "benchmark.tgz": {f"benchmark_RELEASE/dataset/{name}": data for name, data in sbd.items()}}
@@ -148,28 +136,12 @@ COCO_TRAIN = [Picture("9", (2, 3)), Picture("25", (4,), kind="grey"), Picture("3
               Picture("61", (14,)), Picture("64", (79, 2)), Picture("71", (1, 2))]
 COCO_VAL = [Picture("42", (1, 2)), Picture("73", (5,), kind="grey"), Picture("74", (9, 3), kind="cmyk"),
             Picture("133", (13, 77), kind="exif")]
-UNANNOTATED_IN_TRAINING = Picture("72", ())
-# Pictures of the validation set whose annotations are spelt out in peculiar_annotations()
-SQUARE, OVERLAP, CROWD, COMPRESSED, UNANNOTATED, NO_AREA, LARGE_ENOUGH, TOO_SMALL = (
-    Picture(str(number), ()) for number in range(201, 209))
-PECULIAR = [SQUARE, OVERLAP, CROWD, COMPRESSED, UNANNOTATED, NO_AREA, LARGE_ENOUGH, TOO_SMALL]
-CLASS_OF_2048 = 16  # the only pictures that show it are LARGE_ENOUGH and TOO_SMALL
+UNANNOTATED, UNANNOTATED_IN_TRAINING = Picture("205", ()), Picture("72", ())
+COCO_VAL += [UNANNOTATED, Picture("207", (16,), (68, 40)), Picture("208", (16,), (93, 31))]  # 2,048 px and one fewer
 
 
 def coco_name(picture: Picture, split: str) -> str:
     return f"COCO_{split}_{int(picture.name):012}.jpg"
-
-
-def rectangle(left: int, top: int, right: int, bottom: int) -> list[float]:
-    """A polygon that OpenCV fills from ``left`` and ``top`` up to but without ``right`` and ``bottom``: the corners'
-    own pixels, too. pycocotools fills a row and a column less.
-    """
-    return outline(left, top, right - 1, bottom - 1)
-
-
-def outline(left: int, top: int, right: int, bottom: int) -> list[float]:
-    """A polygon that pycocotools fills from ``left`` and ``top`` up to but without ``right`` and ``bottom``."""
-    return [left, top, right, top, right, bottom, left, bottom]
 
 
 def counts_of(mask: np.ndarray) -> list[int]:
@@ -179,61 +151,40 @@ def counts_of(mask: np.ndarray) -> list[int]:
     return np.diff([0, *edges, flat.size]).tolist()
 
 
-def peculiar_annotations() -> list[tuple[Picture, int, int, list | dict]]:
-    """(picture, category id, iscrowd, segmentation) in the order of the file."""
-    from pycocotools import mask as rle
-    width, height = SQUARE.size
-    crowd, angle = np.zeros((2, height, width), np.uint8)
-    crowd[10:40, 20:60] = 1
-    angle[5:80, 5:30] = angle[60:80, 5:100] = 1
-    code = rle.encode(np.asfortranarray(angle))
-    return [
-        (SQUARE, 1, 0, [rectangle(10, 20, 50, 60)]),
-        (OVERLAP, 3, 0, [rectangle(40, 30, 60, 50)]),            # the smaller comes first and lies within the larger
-        (OVERLAP, 90, 0, [rectangle(20, 10, 100, 80)]),
-        (CROWD, 18, 0, [rectangle(40, 10, 110, 80)]),            # the crowd comes last and is the smaller
-        (CROWD, 1, 1, {"counts": counts_of(crowd), "size": [height, width]}),
-        (COMPRESSED, 90, 0, {"counts": code["counts"].decode(), "size": [height, width]}),
-        (NO_AREA, 13, 0, []), (NO_AREA, 13, 0, [[10, 10, 90, 80]]), (NO_AREA, 14, 0, [rectangle(0, 0, 30, 20)]),
-        (LARGE_ENOUGH, IDS[CLASS_OF_2048 - 1], 0, [rectangle(8, 8, 72, 40)]),  # 64 x 32
-        (TOO_SMALL, IDS[CLASS_OF_2048 - 1], 0, [rectangle(8, 8, 97, 31)]),     # 89 x 23
-    ]
+def rectangle(left: int, top: int, right: int, bottom: int) -> list[float]:
+    """A polygon that OpenCV fills up to but without ``right`` and ``bottom``: the corners' own pixels, too."""
+    return [left, top, right - 1, top, right - 1, bottom - 1, left, bottom - 1]
 
 
 def instances(split: str, pictures: list[Picture]) -> bytes:
-    annotated = [(p, IDS[c - 1], 0, [rectangle(*box)]) for p in pictures for c, *box in boxes(p)]
-    annotated += [a for a in peculiar_annotations() if a[0] in pictures]
+    annotated = [(p, IDS[c - 1], rectangle(*box)) for p in pictures for c, *box in boxes(p)]
     return json.dumps({
         "info": {"description": "COCO 2014 Dataset", "version": "1.0", "year": 2014},
         "images": [{"license": 5, "file_name": coco_name(p, split), "height": p.size[1], "width": p.size[0],
                     "date_captured": "2013-11-14 16:28:13", "id": int(p.name)} for p in reversed(pictures)],
         "licenses": [{"id": 5, "name": "Attribution-ShareAlike License"}],
-        "annotations": [{"segmentation": segmentation, "area": 1.0, "iscrowd": crowd, "image_id": int(p.name),
+        "annotations": [{"segmentation": [polygon], "area": 1.0, "iscrowd": 0, "image_id": int(p.name),
                          "bbox": [0, 0, 1, 1], "category_id": category, "id": number}
-                        for number, (p, category, crowd, segmentation) in enumerate(annotated, start=1)],
+                        for number, (p, category, polygon) in enumerate(annotated, start=1)],
         "categories": [{"supercategory": "thing", "id": i, "name": name} for i, name in zip(IDS, NAMES)],
     }).encode()
 
 
+@functools.cache
 def coco() -> dict[str, dict[str, bytes]]:
     """The three archives of COCO-20i."""
     archives, annotations = {}, {}
-    for split, pictures in (("train2014", [*COCO_TRAIN, UNANNOTATED_IN_TRAINING]), ("val2014", COCO_VAL + PECULIAR)):
+    for split, pictures in (("train2014", [*COCO_TRAIN, UNANNOTATED_IN_TRAINING]), ("val2014", COCO_VAL)):
         archives[f"{split}.zip"] = {f"{split}/{coco_name(p, split)}": jpeg(p) for p in pictures}
         annotations[f"annotations/instances_{split}.json"] = instances(split, pictures)
-        for kind in ("captions", "person_keypoints"):
-            annotations[f"annotations/{kind}_{split}.json"] = b'{"images": [], "annotations": []}'
+        annotations[f"annotations/captions_{split}.json"] = b"{}"
     return {**archives, "annotations_trainval2014.zip": annotations}
 
 
+SETS = {"pascal": pascal, "coco": coco}
+
+
 # Files
-
-def write_archives(archives: dict[str, dict[str, bytes]], folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for archive, members in archives.items():
-        (_write_zip if archive.endswith(".zip") else _write_tar)(folder / archive, members)
-    return folder
-
 
 def write_tree(archives: dict[str, dict[str, bytes]], folder: Path, strip: str = "") -> Path:
     """The members as files below ``folder``, less ``strip`` where their names start with it."""
@@ -245,29 +196,22 @@ def write_tree(archives: dict[str, dict[str, bytes]], folder: Path, strip: str =
     return folder
 
 
-def _folders(members) -> list[str]:
-    """The official archives name each folder before what lies in it."""
-    return sorted({str(parent) for name in members for parent in Path(name).parents} - {"."})
-
-
-def _write_tar(path: Path, members: dict[str, bytes]) -> None:
-    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as tar:
-        for folder in _folders(members):
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-            tar.addfile(entry)
-        for name, data in sorted(members.items()):
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-
-
-def _write_zip(path: Path, members: dict[str, bytes]) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for folder in _folders(members):
-            archive.writestr(f"{folder}/", b"")
-        for name, data in members.items():
-            archive.writestr(name, data, zipfile.ZIP_DEFLATED if name.endswith(".json") else zipfile.ZIP_STORED)
+def write_archives(archives: dict[str, dict[str, bytes]], folder: Path) -> Path:
+    """Zips and tars with an entry for each folder and file, as the official ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for archive, members in archives.items():
+        with tempfile.TemporaryDirectory() as tree:
+            write_tree({archive: members}, Path(tree))
+            entries = [(path, path.relative_to(tree)) for path in sorted(Path(tree).rglob("*"))]
+            if archive.endswith(".zip"):
+                with zipfile.ZipFile(folder / archive, "w") as file:
+                    for path, name in entries:
+                        file.write(path, name)
+            else:
+                with tarfile.open(folder / archive, "w:gz" if archive.endswith(".tgz") else "w") as file:
+                    for path, name in entries:
+                        file.add(path, name, recursive=False)
+    return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -275,10 +219,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def times(folder: Path) -> dict[str, tuple[int, int]]:
-    """{name below ``folder``: (inode, time of the last change)} of every file."""
-    return {str(path.relative_to(folder)): (path.stat().st_ino, path.stat().st_mtime_ns)
-            for path in folder.rglob("*") if path.is_file()}
+def listed(root: Path, part: str, images: str, masks: str) -> list[str]:
+    """The stems of a list, each line of which names an image and the image's own mask in these folders."""
+    pairs = read_list(root / "lists" / f"{part}.txt")
+    names = [Path(image).stem for image, _ in pairs]
+    assert pairs == [(f"{images}/{name}.jpg", f"{masks}/{name}.png") for name in names]
+    return names
 
 
 def read_png(path: Path) -> np.ndarray:
@@ -288,51 +234,39 @@ def read_png(path: Path) -> np.ndarray:
         return np.array(image)
 
 
-# Commands
-
-def run_prepare(*arguments, capfd=None) -> subprocess.CompletedProcess:
-    """`python -m data.prepare ...` within this process, which spares a start; what it printed only with ``capfd``."""
-    if capfd:
-        capfd.readouterr()
-    with mock.patch.object(sys, "argv", ["data.prepare", *map(str, arguments)]), signals_kept(), \
-            pytest.raises(SystemExit) as left:
-        run_main(main)
-    said = capfd.readouterr() if capfd else ("", "")
-    return subprocess.CompletedProcess("data.prepare", left.value.code or 0, *said)
-
-
 def prepared(name: str, source: Path, root: Path, *options) -> Path:
     """``root`` with the set made there from ``source``."""
-    done = run_prepare(name, "--source", source, "--out", root, "--any-archive", *options)
-    assert done.returncode == 0
+    done = in_process("data.prepare", name, "--source", source, "--out", root, "--any-archive", *options)
+    assert done.returncode == 0, done.stderr
     return root
 
 
-def complains(result: subprocess.CompletedProcess, *expected) -> None:
-    """Status 2 and nothing on stderr but one line "error: ..." that holds all of ``expected``."""
-    assert result.returncode == 2, f"{result.stdout}\n{result.stderr}"
-    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
-    for text in expected:
-        assert str(text) in result.stderr
+# Fixtures of the tests of data.prepare; those of one set name it in NAME
+
+@pytest.fixture(scope="session")
+def sets(tmp_path_factory) -> Callable[[str], tuple[Path, Path]]:
+    """sets("coco") -> its archives unpacked beside each other, and the set made of that. Tests spoil copies."""
+    @functools.cache
+    def make(name: str) -> tuple[Path, Path]:
+        folder = tmp_path_factory.mktemp(name)
+        unpacked = write_tree(SETS[name](), folder / "unpacked")
+        return unpacked, prepared(name, unpacked, folder / "made")
+    return make
 
 
-# Fixtures of the two sets' own tests, which import them and name their set in NAME
-
-@pytest.fixture(scope="module")
+@pytest.fixture
 def archives(request) -> dict[str, dict[str, bytes]]:
-    return {"pascal": pascal, "coco": coco}[request.module.NAME]()
+    return SETS[request.module.NAME]()
 
 
-@pytest.fixture(scope="module")
-def unpacked(archives, tmp_path_factory) -> Path:
-    """All archives unpacked beside each other. Tests that spoil files do so in a copy."""
-    return write_tree(archives, tmp_path_factory.mktemp("unpacked"))
+@pytest.fixture
+def unpacked(request, sets) -> Path:
+    return sets(request.module.NAME)[0]
 
 
-@pytest.fixture(scope="module")
-def made(request, unpacked, tmp_path_factory) -> Path:
-    """The set made from what was unpacked, with the options that are the default."""
-    return prepared(request.module.NAME, unpacked, tmp_path_factory.mktemp("made") / request.module.NAME)
+@pytest.fixture
+def made(request, sets) -> Path:
+    return sets(request.module.NAME)[1]
 
 
 @pytest.fixture
@@ -342,9 +276,7 @@ def spoilt(unpacked, tmp_path) -> Path:
 
 
 @pytest.fixture
-def prepare(request, capfd, tmp_path):
+def prepare(request, tmp_path):
     """prepare(source, ...) makes the set in tmp_path/out."""
-    def run(source, *options):
-        arguments = ["--source", source, "--out", tmp_path / "out", "--any-archive", *options]
-        return run_prepare(request.module.NAME, *arguments, capfd=capfd)
-    return run
+    return lambda source, *options: in_process("data.prepare", request.module.NAME, "--source", source,
+                                               "--out", tmp_path / "out", "--any-archive", *options)

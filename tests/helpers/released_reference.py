@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 FACTS = ("token_order", "sign", "ignored", "cls_twice", "mask_padding", "align_corners")
+# The options of ours for the small Reference that is the default here.
+OPTIONS = dict(size=48, replace_indices=[1, 2], pixel_mean=[0.485, 0.456, 0.406], pixel_std=[0.229, 0.224, 0.225])
 
 
 class QuickGELU(nn.Module):
@@ -54,16 +56,16 @@ class TextEncoder(nn.Module):
 
     def forward(self, ids):
         length = ids.shape[1]
-        causal = torch.full((length, length), float("-inf")).triu(1)
-        tokens = self.ln_final(self.transformer(self.token_embedding(ids) + self.positional_embedding, causal))
+        x = self.token_embedding(ids) + self.positional_embedding[:length]
+        tokens = self.ln_final(self.transformer(x, torch.full((length, length), float("-inf"), dtype=x.dtype).triu(1)))
         ends = [row.tolist().index(max(row.tolist())) for row in ids]
         cls = torch.stack([tokens[b, end] @ self.text_projection for b, end in enumerate(ends)])
         padding = torch.tensor([[position > end for position in range(length)] for end in ends])
         return cls, tokens, padding
 
 
-class ImageEncoder(nn.Module):
-    def __init__(self, side, patch, width, layers, dim, replaced, twice):
+class VisionTransformer(nn.Module):
+    def __init__(self, side, patch, width, layers, dim):
         super().__init__()
         self.conv1 = nn.Conv2d(3, width, patch, patch, bias=False)
         self.class_embedding = nn.Parameter(torch.empty(width))
@@ -72,6 +74,21 @@ class ImageEncoder(nn.Module):
         self.transformer = Stack(width, layers, width // 64)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, dim))
+
+    def embed(self, pixels, twice=False):
+        patches = self.conv1(pixels).flatten(2).permute(0, 2, 1)
+        x = torch.cat([self.class_embedding.expand(len(pixels), 1, -1), patches], 1) + self.positional_embedding
+        if twice:
+            x = torch.cat([x[:, :1] + self.class_embedding, x[:, 1:]], 1)
+        return self.ln_pre(x)
+
+    def forward(self, pixels):
+        return self.ln_post(self.transformer(self.embed(pixels))[:, 0]) @ self.proj
+
+
+class ImageEncoder(VisionTransformer):
+    def __init__(self, side, patch, width, layers, dim, replaced, twice):
+        super().__init__(side, patch, width, layers, dim)
         self.text_cls_proj = nn.Linear(dim, width)
         self.prompt = nn.ParameterList([torch.empty(shape) for _ in range(layers)
                                         for shape in ((width, 2), (2, width))])
@@ -79,14 +96,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixels, text_cls):
         """The patch tokens after each block, t, and the normalised image embedding."""
-        text = self.text_cls_proj(text_cls)
-        patches = self.conv1(pixels).flatten(2).permute(0, 2, 1)
-        cls = self.class_embedding.expand(len(pixels), 1, -1)
-        x = torch.cat([cls, patches], 1) + self.positional_embedding
-        if self.twice:
-            x = torch.cat([x[:, :1] + self.class_embedding, x[:, 1:]], 1)
-        x = self.ln_pre(x)
-        after = []
+        text, x, after = self.text_cls_proj(text_cls), self.embed(pixels, self.twice), []
         for i, block in enumerate(self.transformer.resblocks):
             if i in self.replaced:
                 x = torch.cat([text[:, None], x[:, 1:]], 1)
@@ -141,14 +151,13 @@ class Decoder(nn.Module):
 
 
 class Reference(nn.Module):
-    def __init__(self, *, side, patch, width, layers, dim, vocabulary, length, text_layers, text_width=None,
-                 replaced=(2, 3, 4), interactor_layers=2, facts=FACTS, mean=(0.485, 0.456, 0.406),
-                 std=(0.229, 0.224, 0.225)):
+    def __init__(self, *, side=48, patch=8, width=128, layers=4, dim=64, vocabulary=50, length=10, text_layers=2,
+                 replaced=(1, 2), facts=FACTS):
         super().__init__()
-        self.text_encoder = TextEncoder(vocabulary, length, text_width or dim, text_layers, dim)
+        self.text_encoder = TextEncoder(vocabulary, length, dim, text_layers, dim)
         self.image_encoder = ImageEncoder(side, patch, width, layers, dim, replaced, "cls_twice" in facts)
-        self.decoder = Decoder(width, dim, interactor_layers, facts)
-        self.facts, self.mean, self.std = facts, mean, std
+        self.decoder = Decoder(width, dim, 2, facts)
+        self.facts = facts
 
     @torch.no_grad()
     def fill(self, seed):
@@ -179,7 +188,7 @@ class Reference(nn.Module):
 
     def forward(self, images, ids):
         """images (B, 3, S, S) uint8, ids (B, L): logits (B, 2, S, S), prior mask and patch tokens after each block."""
-        mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
+        mean, std = (torch.tensor(OPTIONS[key]).reshape(1, 3, 1, 1) for key in ("pixel_mean", "pixel_std"))
         with torch.no_grad():
             cls, tokens, padding = self.text_encoder(ids)
         after, text, image = self.image_encoder((images / 255 - mean) / std, cls)

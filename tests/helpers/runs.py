@@ -1,11 +1,9 @@
 """Runs of the real scripts: started, waited for, and compared; and their mains called in the test's own process."""
 import contextlib
-import functools
 import importlib.util
 import io
 import json
 import os
-import resource
 import signal
 import struct
 import subprocess
@@ -17,9 +15,9 @@ from unittest import mock
 import torch
 from tensorboardX.proto.event_pb2 import Event
 
-from model.clip.errors import WeightsError
 from util.config import ROOT
 from util.run import checkpoint
+from util.runtime import progress
 from util.runtime.errors import run_main
 
 CONFIG = "config/shapes/esda.yaml"
@@ -32,18 +30,19 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "VIRTUAL_ENV": sys.prefix,
 def signals_kept():
     """Gives SIGINT and SIGTERM back to whom they belong: a run takes them."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    hook = sys.unraisablehook
     try:
         yield
     finally:
-        sys.unraisablehook = hook
+        progress._asked, progress.go_on = None, ""
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def in_process(script: str, *arguments) -> subprocess.CompletedProcess:
+def in_process(script: str, *arguments, **constants) -> subprocess.CompletedProcess:
     """What ``python script arguments`` gives, or ``python -m script``, without the seconds that another Python and
     torch take to start. On one thread, as scripts in processes of their own: a sum's rounding depends on it.
+
+    constants: other values of the script's own ones; train.py logs every iteration if nothing else is said.
     """
     file = ROOT / script
     if file.suffix != ".py":
@@ -52,6 +51,7 @@ def in_process(script: str, *arguments) -> subprocess.CompletedProcess:
     spec = importlib.util.spec_from_file_location(f"script_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    vars(module).update({"LOG_EVERY": 1, **constants})
     out, err = io.StringIO(), io.StringIO()
     folder, threads = os.getcwd(), torch.get_num_threads()
     os.chdir(ROOT)
@@ -59,23 +59,12 @@ def in_process(script: str, *arguments) -> subprocess.CompletedProcess:
     try:
         with mock.patch.object(sys, "argv", [script, *map(str, arguments)]), contextlib.redirect_stdout(out), \
                 contextlib.redirect_stderr(err), signals_kept():
-            run_main(module.main, WeightsError)
+            run_main(module.main)
     except SystemExit as left:
         return subprocess.CompletedProcess(script, left.code or 0, out.getvalue(), err.getvalue())
     finally:
         torch.set_num_threads(threads)
         os.chdir(folder)
-
-
-@contextlib.contextmanager
-def largest_file(size: int):
-    """Within it, no file can grow beyond ``size`` bytes, as on a disk that is full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def complains(result: subprocess.CompletedProcess, *expected) -> None:
@@ -93,20 +82,18 @@ def run_folder(exp: Path, arch: str = "esda") -> Path:
     return next((exp / "shapes" / arch / "fold0").iterdir())
 
 
-def train(options, exp, *more, config: str = CONFIG, run=in_process) -> Path:
-    done = run("train.py", "--config", config, *options, f"exp={exp}", *more)
+def train(options, exp, *more, config: str = CONFIG) -> Path:
+    done = in_process("train.py", "--config", config, *options, f"exp={exp}", *more)
     assert done.returncode == 0, done.stderr
     return run_folder(exp, Path(config).stem)
 
 
-def scores(folder: Path) -> dict:
-    results = json.loads((folder / "results.json").read_text())
-    return {key: results[key] for key in ("miou", "fb_iou", "per_class", "best_epoch", "last_epoch", "samples",
-                                          "name_auc", "absent_name_miou")}
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
 
 
 def trained(folder: Path) -> dict:
-    return checkpoint.read(folder / "checkpoints/last.pt", "")["model"]
+    return checkpoint.load(folder / "checkpoints/last.pt")["model"]
 
 
 def losses(folder: Path) -> list[str]:
@@ -117,7 +104,8 @@ def losses(folder: Path) -> list[str]:
 
 def same(a: Path, b: Path) -> None:
     """Same scores, same losses, same weights bit for bit."""
-    assert scores(a) == scores(b)
+    for key in ("miou", "fb_iou", "per_class", "best_epoch", "last_epoch", "samples", "name_auc", "absent_name_miou"):
+        assert results(a)[key] == results(b)[key]
     assert losses(a) == losses(b)
     one, other = trained(a), trained(b)
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
@@ -133,26 +121,24 @@ def events(file: Path) -> list[Event]:
     return found
 
 
+# train.py that writes last.pt after every step, and logs every step
+EVERY_STEP = [sys.executable, "-c", "import sys, train; sys.argv[0] = 'train.py'; "
+              "train.SAVE_EVERY, train.LOG_EVERY = 0, 1; train.run_main(train.main)"]
+
+
 def start(options, exp, *more, config: str = CONFIG) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "train.py", "--config", config, *options, f"exp={exp}", *more], cwd=ROOT,
+    return subprocess.Popen([*EVERY_STEP, "--config", config, *options, f"exp={exp}", *more], cwd=ROOT,
                             env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             start_new_session=True)
 
 
-def wait_for(what, process, seconds=300):
-    end = time.monotonic() + seconds
-    while not what():
+def wait_for(exp: Path, epoch: int, step: int, process: subprocess.Popen) -> None:
+    """Wait until ``process``, just started, has written a checkpoint of the run in ``exp`` of that step or a later."""
+    started = time.time()
+    while True:
         assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-@functools.lru_cache
-def place(file: Path, _changed: int) -> tuple[int, int]:
-    at = torch.load(file, weights_only=True)["at"]
-    return at["epoch"], at["step"]
-
-
-def in_epoch(exp: Path, epoch: int, step: int) -> bool:
-    """Whether a run's last checkpoint is at least at that step."""
-    return any(place(file, file.stat().st_mtime_ns) >= (epoch, step) for file in exp.rglob("last.pt"))
+        for file in exp.rglob("last.pt"):
+            at = checkpoint.load(file)["at"]
+            if file.stat().st_mtime > started and (at["epoch"], at["step"]) >= (epoch, step):
+                return
+        time.sleep(0.02)

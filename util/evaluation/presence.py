@@ -1,34 +1,27 @@
-"""Is the named thing in the image at all? A number for each prediction, and the threshold between yes and no."""
+"""Image-level presence of the named class: calibration of its threshold, and its scores."""
 from dataclasses import replace
 
 import numpy as np
 
 from data.fold import FoldData
 from data.samples import Sample
-from util.evaluation.evaluate import Result, absent_classes, evaluate
+from util.evaluation.evaluate import SampleScore, absent_classes, evaluate
 from util.evaluation.metric import auc, percent
-from util.evaluation.predict import Predictor
+from util.evaluation.predictor import Predictor
 
 
 def calibrate(predict: Predictor, data: FoldData, samples: list[Sample]) -> float | None:
-    """The threshold of presence, from held-out ``samples`` of *seen* classes, and from absent seen names there.
-
-    No unseen class has a say. None where every image shows every seen class.
-    """
+    """Calibrate the presence threshold on *seen* classes alone, present and absent; None where none is ever absent."""
     queried = absent_classes(samples, data.index.pixels, data.seen, data.cfg.eval.seed)
     present = evaluate(predict, data.loader(samples), data.seen, data.classes, "exhaustive",
-                       label="present seen names", processes=data.processes).results
+                       label="present seen names").results
     absent = evaluate(replace(predict, queried_class=queried), data.loader(list(queried)), data.seen, data.classes,
-                      "exhaustive", label="absent seen names", processes=data.processes).results
+                      "exhaustive", label="absent seen names").results
     return best_threshold(*(np.array([r.presence for r in results]) for results in (present, absent)))
 
 
 def best_threshold(present: np.ndarray, absent: np.ndarray) -> float | None:
-    """Where the mean of two shares is highest: of ``present`` at or above it, and of ``absent`` below it.
-
-    It lies in the middle between two neighbouring values; the lowest such place counts, which finds more. None where
-    one of the two is empty.
-    """
+    """Find the (lowest) threshold of best balanced accuracy; None where ``present`` or ``absent`` is empty."""
     if not len(present) or not len(absent):
         return None
     values = np.unique(np.concatenate([present, absent]))
@@ -37,14 +30,13 @@ def best_threshold(present: np.ndarray, absent: np.ndarray) -> float | None:
     return float(places[int(np.argmax(shares))])
 
 
-def presence_scores(present: list[Result], absent: list[Result], threshold: float | None) -> dict:
-    """What results say of presence, over samples under their own name and under one that the image does not show.
+def presence_scores(present: list[SampleScore], absent: list[SampleScore], threshold: float | None) -> dict:
+    """Score presence over samples under their own name and under a name absent from the image.
 
-    presence_auroc (0..1): chance that a present name has more presence than an absent one; None where there is none.
-    absent_empty, present_empty (percent): names answered with an empty mask, because no pixel is foreground or because
-    presence lies below ``threshold``; without a threshold for the first reason alone.
+    presence_auroc: 0..1, None without absent names. absent_empty, present_empty: percent of names answered with an
+    empty mask, because no pixel is foreground or presence lies below ``threshold`` (None: the first alone).
     """
-    def empty(results: list[Result]) -> float | None:
+    def empty(results: list[SampleScore]) -> float | None:
         answers = [not r.counts.guessed or threshold is not None and r.presence < threshold for r in results]
         return percent(float(np.mean(answers))) if answers else None
 

@@ -1,93 +1,81 @@
-"""Tensors and plain values in files that are whole or absent, read back without running any code in them."""
+"""Checkpoints: what train.py saves, and the same from the other two forms in which trained weights come.
+
+    .pt             checkpoints/best.pt and last.pt of a run: torch.save of tensors and plain values
+    .safetensors    the trained tensors of one of these alone, to hand on (convert.py)
+    .pth, .pt       of ESDA's authors, with CLIP in it (model/clip/formats.py); never written
+
+Nothing is unpickled that could run code. CLIP's frozen weights stay in their own file, known by a fingerprint.
+"""
 import io
 import json
-import re
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from torch import Tensor
 
-from util.run.atomic import IN_A_RUN, write_bytes_atomically
+from model.clip.formats import from_released
+from model.clip.weights import differences
+from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, require_file
 
-WEIGHTS = {"model": dict, "epoch": int, "clip": str, "config": dict}  # entries of every checkpoint of train.py ...
-STATE = {"optimizer": dict, "at": dict, "best": dict, "last_scores": (dict, type(None)), "seconds": (int, float),
-         "rng": Tensor, "cuda_rng": (Tensor, type(None))}             # ... and those that last.pt has besides
+VERSION = 1
+FORMS = "give checkpoints/best.pt of a run, a .safetensors of convert.py or a released checkpoint"
+ABOUT = ("epoch", "clip", "config", "trained_on", "presence_threshold")  # beside the tensors
 
 
-def write_atomically(path: str | Path, content: dict, remedy: str = IN_A_RUN) -> None:
-    """``torch.save`` of tensors and plain values, atomically."""
+def save(path: str | Path, checkpoint: dict) -> None:
+    """Save a run's checkpoint, as ``load`` returns it and with whatever else ``resume=`` needs, atomically."""
     buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes_atomically(path, buffer.getbuffer(), remedy)
+    torch.save({"version": VERSION, **checkpoint}, buffer)
+    write_bytes_atomically(path, buffer.getbuffer())
 
 
-def write_safetensors_atomically(path: str | Path, tensors: dict, metadata: dict[str, str], remedy: str) -> None:
-    """A safetensors file, atomically."""
-    own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    write_bytes_atomically(path, safetensors.torch.save(own, metadata), remedy)  # which takes no views
+def save_trained(path: str | Path, checkpoint: dict, half: bool) -> None:
+    """Save the trained tensors and what is known of them as safetensors, atomically; half: fp16 instead of fp32."""
+    dtype = torch.float16 if half else torch.float32
+    tensors = {name: (tensor if name == "rivals" else tensor.to(dtype)).contiguous()  # CLIP's own, not trained
+               for name, tensor in checkpoint["model"].items()}
+    about = json.dumps({entry: checkpoint[entry] for entry in ABOUT})
+    write_bytes_atomically(path, safetensors.torch.save(tensors, {"version": str(VERSION), "about": about}))
 
 
-def read(path: str | Path, remedy: str) -> dict:
-    """Read what the two above wrote, tensors on the CPU; safetensors come as {"tensors": ..., "metadata": ...}.
+def load(path: str | Path) -> dict:
+    """Load a checkpoint of any form, tensors on the CPU.
 
-    Nothing is unpickled that could run code.
+    Returns model (state_dict of the trained tensors), epoch (from 0), clip (fingerprint of the CLIP they were trained
+    on; None: of the one in this file, for ``read_clip``), config (options as plain values; None if released),
+    trained_on (as util/run/origin.py; None: unknown), presence_threshold (a logit; None: not calibrated); last.pt: also
+    what resume= needs. Raises UserError for a file that is missing, of another kind or of another version of train.py.
     """
-    path = require_file(path, remedy)
+    path = require_file(path, FORMS)
     try:
         if path.suffix == ".safetensors":
             with safetensors.safe_open(path, "pt") as file:
-                return {"tensors": {name: file.get_tensor(name) for name in file.keys()},
-                        "metadata": file.metadata() or {}}
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is not its own
-        foreign = re.search(r"GLOBAL (\S+)", str(error))  # as torch names what it does not load
-        reason = f"it holds a {foreign[1]}, which could run code" if foreign else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint of this project ({reason}); {remedy}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint; {remedy}")
-    return content
+                metadata = file.metadata() or {}
+                saved = {"model": {name: file.get_tensor(name) for name in file.keys()},
+                         "version": int(metadata["version"]), **json.loads(metadata["about"])}
+        else:
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            if "state_dict" in saved:
+                saved = {"version": VERSION, "model": from_released(saved["state_dict"])[1], "epoch": saved["epoch"]}
+        version = saved.get("version")
+    except Exception as error:  # torch and safetensors raise many kinds for a file that is not theirs
+        raise UserError(f"{path}: not a checkpoint ({type(error).__name__}); {FORMS}") from None
+    if version != VERSION:
+        raise UserError(f"{path}: not a checkpoint of this version of train.py (version {version} instead of "
+                        f"{VERSION}); {FORMS}")
+    return {**dict.fromkeys(ABOUT), **saved}
 
 
-def require_entries(saved: dict, entries: dict, path: str | Path, remedy: str) -> None:
-    """Raise UserError for the first of ``entries``, {name: type or types}, that is missing or of another type."""
-    for name, types in entries.items():
-        odd = f"it lacks {name!r}" if name not in saved else f"its {name!r} is a {type(saved[name]).__name__}"
-        if name not in saved or not isinstance(saved[name], types) or isinstance(saved[name], bool):
-            raise UserError(f"{path}: not a checkpoint of train.py ({odd}); {remedy}")
-    for name in ("config", "trained_on"):  # which results.json repeats
-        try:
-            json.dumps(saved.get(name))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not a checkpoint of train.py (its {name!r} holds more than plain values: "
-                            f"{error}); {remedy}") from None
-
-
-def restore(model: torch.nn.Module, saved: dict, path: str | Path, clip: str) -> None:
-    """Put the trained weights of a checkpoint of train.py into ``model``; the frozen rest is CLIP's.
-
-    Raises UserError where the checkpoint was trained on other CLIP weights than those of fingerprint ``clip``, where
-    it is of another architecture, naming the first differences, and where a weight is not finite.
-    """
-    if saved["clip"] != clip:
-        raise UserError(f"{path}: was trained on other CLIP weights than these; set model.clip to the file of that run"
-                        + ", and model.activation" * (saved["clip"].split("+")[0] == clip.split("+")[0]))
-    state, own = saved["model"], model.trainable_state()
-    here, there = {k for k in own if k in state}, set(map(str, state))
-    odd = sorted(k for k in here if not isinstance(state[k], Tensor) or not state[k].is_floating_point()
-                 or state[k].layout != torch.strided or state[k].is_meta)
-    problems = {"it lacks": sorted(own.keys() - here), "it also holds": sorted(there - own.keys()),
-                "no weights in": odd,
-                "of another shape:": sorted(k for k in here - set(odd) if own[k].shape != state[k].shape)}
-    found = "; ".join(f"{what} {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-                      for what, names in problems.items() if names)
-    if found:
-        raise UserError(f"{path}: a checkpoint of another architecture ({found}); use the config it was trained with, "
-                        f"config.yaml in its run's folder")
-    broken = [name for name in own if not state[name].float().isfinite().all()]
-    if broken:
-        raise UserError(f"{path}: {broken[0]} holds values that are not finite (NaN or infinity), as after training "
-                        f"that diverged; use an earlier checkpoint, or train again with a lower train.lr or with "
-                        f"train.clip_grad")
-    model.load_state_dict(state, strict=False)
+def restore(model: torch.nn.Module, checkpoint: dict, path: str | Path, clip: str) -> None:
+    """Load the trained state_dict, strictly; clip: fingerprint. Raises UserError for another CLIP or architecture."""
+    if checkpoint["clip"] not in (None, clip):
+        options = checkpoint["config"]["model"]
+        raise UserError(f"{path}: was trained on other CLIP weights than these; set model.clip to the file of that "
+                        f"run, then {options['clip']}, and model.activation={options['activation']} as there")
+    own, found = ({name: tensor for name, tensor in state.items() if name != "rivals"}  # of which there may be others
+                  for state in (model.trainable_state(), checkpoint["model"]))
+    if problems := differences(own, found):
+        raise UserError(f"{path}: of another architecture than these options say ({problems}); use the config it was "
+                        f"trained with, config.yaml in its run's folder")
+    model.load_state_dict(checkpoint["model"], strict=False)

@@ -1,55 +1,48 @@
-"""Where and in which precision the computation runs."""
+"""Device and precision of the computation."""
 import contextlib
 import os
 import platform
 import random
-import shutil
 
 import numpy as np
 import torch
 
+from util.runtime import distributed
 from util.runtime.errors import UserError
 
 
 def pick_device(wish: str) -> torch.device:
-    """``auto`` is CUDA where there is a GPU, else the CPU. Raises UserError for a device that is not there.
-
-    Of several processes on a machine each gets a GPU of its own.
-    """
-    rank, count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """Choose the device (auto: CUDA, else the CPU), a GPU a process. Raises UserError for one that is not there."""
+    mine = os.environ if distributed.started_by_torchrun() else {}
+    rank, count = int(mine.get("LOCAL_RANK", 0)), int(mine.get("LOCAL_WORLD_SIZE", 1))
     if wish == "auto":
         wish = "cuda" if torch.cuda.is_available() else "cpu"
-    if count > 1 and wish.startswith("cuda"):
-        if wish != "cuda" or torch.cuda.device_count() < count:
-            raise UserError(f"device={wish}: {count} processes want a GPU each, and there are "
-                            f"{torch.cuda.device_count()}; use device=cuda with one process a GPU, or device=cpu")
+    if count > 1 and wish == "cuda":
         wish = f"cuda:{rank}"
     try:
         device = torch.device(wish)
+        if device.type not in ("cpu", "cuda"):
+            raise ValueError("only the CPU and CUDA compute here")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"device={wish}: {first}; use device=cpu or device=auto") from None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UserError(f"device={wish}: {str(error).splitlines()[0]}; use device=cpu or device=auto") from None
     return device
 
 
 def autocast(device: torch.device, precision: str):
-    """The autocast context of ``precision`` (fp32, tf32, bf16 or auto) on ``device``."""
+    """Return the autocast context of ``precision`` (fp32, tf32, bf16 or auto) on ``device``."""
     if computes_in_bf16(device, precision):
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()
 
 
 def computes_in_bf16(device: torch.device, precision: str) -> bool:
-    """Whether ``autocast`` of the same arguments computes in bf16."""
+    """Tell whether ``autocast`` of the same arguments computes in bf16."""
     return precision == "bf16" or precision == "auto" and _fast_bf16(device)
 
 
 def set_tf32(device: torch.device, precision: str) -> None:
-    """Allow a GPU to multiply fp32 numbers in TF32 (10 bits of mantissa instead of 23) if ``precision`` asks for it.
-
-    Otherwise forbid it: torch allows it in convolutions by default. Raises UserError for tf32 on a CPU.
-    """
+    """Allow TF32 for tf32, else forbid it: convolutions have it by default. Raises UserError for tf32 on a CPU."""
     if precision == "tf32" and device.type != "cuda":
         raise UserError("precision=tf32: only CUDA has it; use precision=fp32, or auto for bf16 where that is fast")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
@@ -66,29 +59,18 @@ def _fast_bf16(device: torch.device) -> bool:
 
 
 def place(model: torch.nn.Module, cfg, device: torch.device) -> torch.nn.Module:
-    """``model`` on ``device``, its blocks computed as ``cfg`` says (precision, compile, train.checkpoint_blocks).
-
-    Raises UserError if torch.compile would find no C++ compiler.
-    """
-    if hasattr(model, "cast_frozen"):  # no baseline
-        if computes_in_bf16(device, cfg.precision):
-            model.cast_frozen(torch.bfloat16)
-        if cfg.train.checkpoint_blocks:
-            model.recompute_blocks()
-        if cfg.compile:
-            compiler = os.environ.get("CXX", "g++")
-            if shutil.which(compiler) is None:
-                raise UserError(f"compile=true needs a C++ compiler, and there is no {compiler}; install one or leave "
-                                f"compile away")
-            model.compile_blocks()
+    """Move ``model`` to ``device``, blocks computed as ``cfg`` says (precision, compile, train.checkpoint_blocks)."""
+    if computes_in_bf16(device, cfg.precision):
+        model.cast_frozen(torch.bfloat16)
+    if cfg.train.checkpoint_blocks:
+        model.recompute_blocks()
+    if cfg.compile:
+        model.compile_blocks()
     return model.to(device)
 
 
 def make_deterministic(seed: int) -> None:
-    """Seed every generator, and take operations that do not depend on the order in which threads finish.
-
-    On CUDA there is none for the gradient of fused attention; torch warns of that.
-    """
+    """Seed every generator and choose deterministic operations; torch warns where CUDA has none (fused attention)."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch's condition for deterministic cuBLAS
     random.seed(seed)
     np.random.seed(seed)
@@ -98,10 +80,11 @@ def make_deterministic(seed: int) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def describe(device: torch.device, precision: str, processes: int = 1) -> str:
-    """What this runs on, in one line for logs and results."""
+def describe(device: torch.device, precision: str) -> str:
+    """Describe device, precision and versions in one line for logs and results."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else (
         f"{platform.machine()} CPU, {torch.get_num_threads()} threads")
     words = "bf16 autocast" if computes_in_bf16(device, precision) else "tf32" if precision == "tf32" else "fp32"
-    name = f"{processes} processes, each on {name}" if processes > 1 else name
+    if distributed.count() > 1:
+        name = f"{distributed.count()} processes, each on {name}"
     return f"{name}, {words}, torch {torch.__version__}, Python {platform.python_version()}"

@@ -1,8 +1,8 @@
-"""One writer of Markdown tables, for all reports."""
+"""Markdown tables, for all reports."""
 
 
 def markdown_table(heads: list, rows: list[list]) -> str:
-    """The first column stands to the left, the others to the right. No newline at the end."""
+    """Format a table, the first column to the left, the others to the right; no newline at the end."""
     def line(cells: list) -> str:
         return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
     return "\n".join([line(heads), "|---|" + "---:|" * (len(heads) - 1), *map(line, rows)])

@@ -1,15 +1,44 @@
-"""The optimiser and its schedule."""
+"""Optimisers and the learning-rate schedule."""
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from util.training.muon import Muon
+MOMENTUM = 0.9                  # of SGD, as published
+POWER = 0.9                     # of the poly decay, as published (PFENet, BAM)
+NEWTON_SCHULZ = 5               # steps of Muon
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c of Jordan's post on Muon (2024); torch.optim.Muon has the same
 
-STATES = {torch.optim.SGD: {"momentum_buffer"}, Muon: {"momentum_buffer"},
-          torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"}}  # what each keeps of a parameter
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Compute about U Vᵀ of U S Vᵀ (m, n) fp32 by Newton-Schulz; singular values end in 0.68..1.21, tiny ones lower."""
+    a, b, c = COEFFICIENTS
+    wide = matrix.T if len(matrix) > matrix.shape[1] else matrix
+    x = wide / wide.norm().clamp(min=1e-7)
+    for _ in range(NEWTON_SCHULZ):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if wide is not matrix else x
+
+
+class Muon(torch.optim.Muon):
+    """torch's Muon (Jordan 2024) with Newton-Schulz in fp32 instead of bf16: the same digits on every machine."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                mean = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
+                mean.lerp_(parameter.grad, 1 - group["momentum"])
+                update = orthogonal(parameter.grad.lerp(mean, group["momentum"]))  # Nesterov's
+                high, wide = parameter.shape
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * max(1, high / wide) ** 0.5)
 
 
 class MuonAdamW:
-    """Muon (Jordan 2024) for the matrices of transformer blocks, AdamW for everything else, as one optimiser."""
+    """Muon for the matrices of transformer blocks, AdamW for everything else, as one optimiser."""
 
     def __init__(self, model: nn.Module, options):
         named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
@@ -21,6 +50,10 @@ class MuonAdamW:
     @property
     def param_groups(self) -> list[dict]:
         return [group for part in self.parts for group in part.param_groups]
+
+    @property
+    def state(self) -> dict:
+        return {parameter: state for part in self.parts for parameter, state in part.state.items()}
 
     def step(self) -> None:
         for part in self.parts:
@@ -39,11 +72,11 @@ class MuonAdamW:
 
 
 def make_optimizer(model: nn.Module, options):
-    """SGD, AdamW or Muon with AdamW over the parameters that train. ``options``: config section ``train``."""
+    """Build SGD, AdamW or Muon with AdamW over the trainable parameters; options: config section ``train``."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     if options.optimizer == "sgd":
-        optimizer = torch.optim.SGD(parameters, options.lr, momentum=options.momentum,
-                                    weight_decay=options.weight_decay, fused=True)
+        optimizer = torch.optim.SGD(parameters, options.lr, momentum=MOMENTUM, weight_decay=options.weight_decay,
+                                    fused=True)
     elif options.optimizer == "adamw":
         optimizer = torch.optim.AdamW(parameters, options.lr, weight_decay=options.weight_decay, fused=True)
     else:
@@ -53,36 +86,13 @@ def make_optimizer(model: nn.Module, options):
     return optimizer
 
 
-def restore_optimizer(optimizer, saved: dict) -> None:
-    """Load what ``optimizer.state_dict()`` gave in a run with the same options.
-
-    Raises ValueError, or what torch raises, for a state of another optimiser or of other shapes.
-    """
-    fresh = [dict(group) for group in optimizer.param_groups]
-    optimizer.load_state_dict(saved)
-    for before, group in zip(fresh, optimizer.param_groups, strict=True):
-        for key in before.keys() - {"params", "lr"}:
-            if key in group and group[key] != before[key]:
-                raise ValueError(f"{key}={group[key]!r} where this run has {before[key]!r}")
-        group["full_lr"] = before["full_lr"]
-    for part in getattr(optimizer, "parts", [optimizer]):
-        for parameter, state in part.state.items():
-            if state.keys() != STATES[type(part)]:
-                raise ValueError(f"the state of a parameter holds {sorted(state)}")
-            for key, value in state.items():
-                if not torch.is_tensor(value) or value.shape != (() if key == "step" else parameter.shape):
-                    raise ValueError(f"{key} is not of the shape of its parameter, {tuple(parameter.shape)}")
-                if not value.isfinite().all():
-                    raise ValueError(f"{key} holds values that are not finite")
-
-
 def schedule(iteration: int, iterations: int, options) -> float:
-    """Share of the learning rate in ``iteration`` (from 0): linear warm-up times poly decay, (1 - i / n) ** power."""
+    """Compute the share of the learning rate in ``iteration`` (from 0): linear warm-up times (1 - i / n) ** POWER."""
     warm = min(1.0, (iteration + 1) / options.warmup) if options.warmup else 1.0
-    return warm * (1 - iteration / iterations) ** options.power
+    return warm * max(0.0, 1 - iteration / iterations) ** POWER
 
 
 def set_share(optimizer, share: float) -> None:
-    """Let every group learn at ``share`` of its full rate."""
+    """Set the rate of every group to ``share`` of its full rate."""
     for group in optimizer.param_groups:
         group["lr"] = share * group["full_lr"]

@@ -1,2 +1,2 @@
 """Miniature archives, for these tests."""
-from miniature import archives, made, prepare, spoilt, unpacked  # noqa: F401  fixtures
+from miniature import archives, made, prepare, sets, spoilt, unpacked  # noqa: F401  fixtures

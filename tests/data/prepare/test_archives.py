@@ -1,168 +1,130 @@
-"""What unpacks archives: nothing is written outside its folder, links and devices are passed over, nothing hangs."""
-import gzip
+"""The official archives, packed or not: found, checked, fetched from a server of our own, put in place."""
+import functools
+import hashlib
+import http.server
 import io
-import os
-import stat
 import tarfile
+import threading
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import miniature
 import pytest
-from miniature import complains, contents, prepared
+from miniature import contents
+from runs import in_process
 
-from data.prepare import archives as module
-from data.prepare.archives import Folder, Tar, Zip, inside, locate
-from data.prepare.coco import PIECES
-from data.prepare.pascal import VOC
+from data.prepare import coco
+from data.prepare.archives import Archive, extract
 from util.runtime.errors import UserError
 
-NAME = "pascal"  # the set that the fixtures make
-LEADING_OUT = ["../a", "a/../../b", "/a", "//a", "C:/a", "c:a", "a\\b", "..\\a", "a\0b", "a\nb", "", ".", "..", "a//b",
-               "./a", "a/", "b" * 256, "a/" * 600 + "b", "\udce9"]
+CONTENT = bytes(range(256)) * 400
+ANY = Archive("http://nowhere/a.tar", prefix="p/", files=("x", "y/*.txt"))
 
 
-@pytest.mark.parametrize("name", [*LEADING_OUT, None, 5])
-def test_a_name_that_may_lead_elsewhere_is_refused(tmp_path, name):
-    with pytest.raises(UserError, match="not a name below"):
-        inside(tmp_path, name)
-
-
-@pytest.mark.parametrize("name", ["a", "a/b.jpg", "a b.jpg", "caf\u00e9.jpg", "a..b", "...", "-"])
-def test_another_name_is_taken_as_it_is(tmp_path, name):
-    assert inside(tmp_path, name) == tmp_path / name
-
-
-def write(path: Path, members: dict[str, bytes | tarfile.TarInfo | zipfile.ZipInfo]) -> Path:
+def write(path: Path, members: dict[str, bytes]) -> Path:
+    """A tar or a zip; an empty member of a tar is a link out of it."""
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as file:
             for name, data in members.items():
-                file.writestr(*((name, data) if isinstance(data, bytes) else (data, b"target")))
+                file.writestr(name, data)
         return path
     with tarfile.open(path, "w") as file:
         for name, data in members.items():
-            entry = data if isinstance(data, tarfile.TarInfo) else tarfile.TarInfo(name)
-            entry.size = len(data) if isinstance(data, bytes) else 0
-            file.addfile(entry, io.BytesIO(data) if isinstance(data, bytes) else None)
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.linkname = len(data), "/etc/passwd"
+            entry.type = tarfile.REGTYPE if data else tarfile.SYMTYPE
+            file.addfile(entry, io.BytesIO(data))
     return path
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar"])
-@pytest.mark.parametrize("name", ["../evil", "x/../../evil", "/evil", "C:/evil", "x\\..\\..\\evil"])
-def test_members_are_never_written_outside(tmp_path, kind, name):
-    path = write(tmp_path / f"a.{kind}", {f"p/{name}": b"evil", "p/good": b"good"})
-    archive = (Zip if kind == "zip" else Tar)(path, "p/")
-    before = contents(tmp_path)
-    with pytest.raises(UserError, match="not a name below"):
-        archive.extract(tmp_path / "deep/out", {member: member for member in archive.sizes}, "members")
-    assert contents(tmp_path) == before
-    archive.extract(tmp_path / "deep/out", {"good": "good"}, "members")
-    assert contents(tmp_path / "deep") == {"out/good": b"good"}
-
-
-def special(kind: bytes, name: str, target: str = "/etc/passwd") -> tarfile.TarInfo:
-    entry = tarfile.TarInfo(name)
-    entry.type, entry.linkname = kind, target
-    return entry
-
-
-def test_links_and_devices_are_no_members(tmp_path):
-    kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
-    members = {f"p/{k.decode()}": special(k, f"p/{k.decode()}") for k in kinds}
-    assert Tar(write(tmp_path / "a.tar", members | {"p/good": b"x"}), "p/").sizes == {"good": 1}
-    link = zipfile.ZipInfo("p/link")
-    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    assert Zip(write(tmp_path / "a.zip", {"p/link": link, "p/good": b"x"}), "p/").sizes == {"good": 1}
-
-
-def test_a_link_that_takes_the_place_of_a_file_is_not_read_as_one(tmp_path):
-    link = zipfile.ZipInfo("p/x")
-    link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
-    with pytest.warns(UserWarning, match="Duplicate"):
-        path = write(tmp_path / "a.zip", {"p/x": b"file", "second": link})
-    assert Zip(path, "p/").sizes == {}
-
-
-@pytest.mark.parametrize("at", [600, 2060])
-def test_a_tar_with_a_damaged_header_or_checksum_is_no_shorter_one(tmp_path, at):
-    """Of a plain tar a header in the middle; of a .tgz data that unpack nevertheless."""
-    data = {f"p/{i}": bytes(600) for i in range(3)}
-    tar = write(tmp_path / "a.tar", data)
-    tgz = tmp_path / "a.tgz"
-    tgz.write_bytes(gzip.compress(tar.read_bytes(), 0))
-    for path, place in ((tar, 1536 + 10), (tgz, at)):
-        damaged = bytearray(path.read_bytes())
-        damaged[place] ^= 1
-        path.write_bytes(damaged)
-        with pytest.raises(UserError, match=f"{path.name}: .*damaged"):
-            Tar(path, "p/")
-
-
-def test_a_member_of_no_sensible_size_is_refused_before_it_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MEMBER", 10)
-    for archive in (Zip(write(tmp_path / "a.zip", {"p/large": bytes(11)}), "p/"),
-                    Tar(write(tmp_path / "a.tar", {"p/large": bytes(11)}), "p/")):
-        with pytest.raises(UserError, match="large: has 11 bytes"):
-            archive.extract(tmp_path / "out", {"large": "large"}, "members")
-    assert not (tmp_path / "out").exists()
+def test_members_that_lead_outside_and_other_archives_are_refused_and_links_are_no_members(tmp_path, kind):
+    for name, said in (("p/../evil", "evil"), ("p/x/../../evil", "evil"), ("p//evil", "evil"), ("q/x", "below p/")):
+        with pytest.raises(UserError, match=said):
+            ANY.members(write(tmp_path / f"a.{kind}", {name: b"evil"}))
+    assert set(ANY.members(write(tmp_path / "a.tar", {"p/link": b"", "p/good": b"x", "q/other": b"x"}))) == {"good"}
 
 
 @pytest.mark.parametrize("how", ["zip", "tar", "folder"])
-def test_what_masks_are_made_from_is_compared_byte_for_byte(tmp_path, how):
-    """Images, of which there are gigabytes, only by size."""
+def test_what_masks_are_made_from_is_replaced_and_images_of_the_same_size_stay(tmp_path, how):
+    path = tmp_path / f"a.{how}"
     if how == "folder":
-        (tmp_path / "a").mkdir()
-        (tmp_path / "a/x").write_bytes(b"new")
-        archive = Folder(tmp_path / "a")
+        path.mkdir()
+        (path / "x").write_bytes(b"new")
     else:
-        archive = (Zip if how == "zip" else Tar)(write(tmp_path / f"a.{how}", {"p/x": b"new"}), "p/")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/x").write_bytes(b"old")
-    archive.extract(tmp_path / "out", {"x": "x"}, "members")
-    assert (tmp_path / "out/x").read_bytes() == b"old"
-    archive.extract(tmp_path / "out", {"x": "x"}, "members", exact=True)
-    assert (tmp_path / "out/x").read_bytes() == b"new"
+        write(path, {"p/x": b"new"})
+    out = tmp_path / "out/x"
+    out.parent.mkdir()
+    out.write_bytes(b"old")
+    extract(ANY.members(path), {"x": out}, "images")
+    assert out.read_bytes() == b"old"
+    extract(ANY.members(path), {"x": out}, "masks", exact=True)
+    assert contents(out.parent) == {"x": b"new"}
+    with pytest.raises(UserError, match="1 of 1 masks are not in the source, such as z"):
+        extract(ANY.members(path), {"z": out}, "masks")
 
 
-def test_a_folder_that_links_to_itself_is_read_once(tmp_path):
-    (tmp_path / "a/b").mkdir(parents=True)
-    (tmp_path / "a/b/x").write_bytes(b"x")
-    (tmp_path / "a/b/again").symlink_to(tmp_path / "a")
-    (tmp_path / "a/gone").symlink_to(tmp_path / "nowhere")
-    os.mkfifo(tmp_path / "a/pipe")
-    assert Folder(tmp_path / "a").sizes == {"b/x": 1}
+def test_an_unpacked_folder_goes_before_the_archive_and_what_is_half_made_is_none(tmp_path):
+    for file in ("s/a.tar", "s/b/c/x", "s/b/c/y/1.txt", "s/a/y/1.txt", "s/d/x", "out/x", "out/y/1.txt"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text("")
+    assert ANY.find([tmp_path / "s"], tmp_path / "out") == tmp_path / "s/b/c"
+    (tmp_path / "s/b/c/x").unlink()
+    assert ANY.find([tmp_path], tmp_path / "out") == tmp_path / "s/a.tar"
+    assert ANY.find([tmp_path / "out"], tmp_path / "out") == tmp_path / "out", "unless it is named"
+    assert ANY.find([tmp_path / "nowhere"], tmp_path / "out") is None
 
 
-def test_a_pipe_under_an_archives_name_is_not_that_archive(tmp_path):
-    os.mkfifo(tmp_path / PIECES[2].remote.name)
-    assert locate(PIECES[2], [tmp_path], tmp_path / "out") is None
+# Downloads
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A folder, and the address at which a server of our own has its files."""
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    monkeypatch.setenv("no_proxy", "*")
+    folder = tmp_path / "served"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
-# VOC as it circulates
-
-def test_voc_without_the_images_of_2012_is_taken(unpacked, made, tmp_path):
-    """No mask is of one, and copies trimmed to the segmentation images lack them."""
-    source = Path(miniature.shutil.copytree(unpacked, tmp_path / "source"))
-    gone = list(source.rglob("2012_*.jpg"))
-    for image in gone:
-        image.unlink()
-    assert gone and contents(prepared("pascal", source, tmp_path / "out")) == contents(made)
+def hash_of(content: bytes, algorithm: str = "sha256") -> str:
+    return f"{algorithm}:{hashlib.new(algorithm, content).hexdigest()}"
 
 
-@pytest.mark.parametrize("year", ["VOC2011", "VOC2010"])
-def test_an_earlier_year_is_not_taken_for_2012(unpacked, tmp_path, year):
-    (tmp_path / "VOCdevkit").mkdir()
-    folder = miniature.shutil.copytree(unpacked / "VOCdevkit/VOC2012", tmp_path / "VOCdevkit" / year)
-    assert locate(VOC, [tmp_path], tmp_path / "out") is None
-    folder.rename(tmp_path / "VOCdevkit/trimmed")
-    assert locate(VOC, [tmp_path], tmp_path / "out") == tmp_path / "VOCdevkit/trimmed"
+def test_clip_is_fetched_once_and_checked(served, tmp_path):
+    folder, url = served
+    (folder / "clip.pt").write_bytes(CONTENT)
+    clips, out = {"ViT-B/16": Archive(f"{url}/clip.pt", hash=hash_of(CONTENT))}, tmp_path / "weights/clip.pt"
+    assert in_process("data.prepare", "clip", "--out", out, CLIPS=clips).returncode == 0
+    assert contents(out.parent) == {"clip.pt": CONTENT}
+    (folder / "clip.pt").unlink()
+    assert in_process("data.prepare", "clip", "--out", out, CLIPS=clips).returncode == 0, "it is there and right"
 
 
-def test_names_in_the_sources_own_lists_lead_nowhere_else(spoilt, prepare, tmp_path):
-    name = "../../../../evil"
-    for folder, suffix, like in (("img", "jpg", miniature.SBD_ALONE), ("cls", "mat", miniature.SBD_ALONE)):
-        base = spoilt / "benchmark_RELEASE/dataset" / folder
-        (spoilt / f"evil.{suffix}").write_bytes((base / f"{like.name}.{suffix}").read_bytes())
-    (spoilt / "benchmark_RELEASE/dataset/val.txt").write_text(f"{name}\n")
-    complains(prepare(spoilt), "evil")
-    assert not list(tmp_path.rglob("evil.png")) and not list(tmp_path.parent.glob("evil.png"))
+@pytest.mark.parametrize("remote", [{"hash": hash_of(b"other")}, {"hash": hash_of(b"other", "md5")}, {"size": 5}])
+def test_what_comes_wrong_or_not_at_all_is_no_file_and_what_was_there_stays(served, tmp_path, remote):
+    folder, url = served
+    (folder / "a.tar").write_bytes(CONTENT)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.tar").write_bytes(b"mine")
+    for archive in (Archive(f"{url}/a.tar", **remote), Archive(f"{url}/none.tar"), Archive("http://127.0.0.1:9/a.tar")):
+        for name in ("a.tar",) if archive.hash or archive.size else ("b.tar",):
+            with pytest.raises(UserError, match="not fetched"):
+                archive.download(out / name)
+    assert contents(out) == {"a.tar": b"mine"}
+
+
+def test_download_fetches_what_is_missing_and_makes_the_set(served, tmp_path, monkeypatch):
+    folder, url = served
+    miniature.write_archives(miniature.coco(), folder)
+    monkeypatch.setattr(coco, "ARCHIVES", tuple(replace(
+        one, url=f"{url}/{one.name}", size=(folder / one.name).stat().st_size) for one in coco.ARCHIVES))
+    assert in_process("data.prepare", "coco", "--download", "--out", tmp_path / "out").returncode == 0
+    made = miniature.prepared("coco", folder, tmp_path / "other")
+    assert contents(made).items() <= contents(tmp_path / "out").items()

@@ -1,34 +1,13 @@
 """data.prepare pascal on miniature archives: which mask, which image, which list, and what a bad source is told."""
-import io
-import shutil
 from pathlib import Path
 
-import miniature
+import miniature as mini
 import numpy as np
 import pytest
-from miniature import (
-    COLOUR_MAP,
-    HELD_OUT_BY_DETECTION,
-    HELD_OUT_BY_SEGMENTATION,
-    IN_BOTH,
-    SBD_ALONE,
-    SBD_TRAIN,
-    SBD_VAL,
-    VOC_TRAIN,
-    VOC_VAL,
-    complains,
-    contents,
-    gt_mat,
-    jpeg,
-    mask_of,
-    palette_png,
-    prepared,
-    read_png,
-)
-from scipy.io import savemat
+from miniature import contents
+from runs import complains, in_process
 
-from data.files import read_list
-from data.prepare.pascal import MASKS, draw
+from data.prepare.pascal import MASKS, paint
 from util.runtime.errors import UserError
 
 NAME = "pascal"  # the set that the fixtures make
@@ -36,187 +15,125 @@ TGZ = "benchmark.tgz"
 VOC, SBD = "VOCdevkit/VOC2012/", "benchmark_RELEASE/dataset/"
 
 
-def names_in(root: Path, part: str) -> list[str]:
-    """The images of a list, each line of which names the image's own mask."""
-    pairs = read_list(root / "lists" / f"{part}.txt")
-    names = [Path(image).stem for image, _ in pairs]
-    assert pairs == [(f"JPEGImages/{name}.jpg", f"{MASKS}/{name}.png") for name in names]
-    return names
+def mask_in(root: Path, picture) -> np.ndarray:
+    return mini.read_png(root / MASKS / f"{picture.name}.png")
 
 
 # Masks, images and lists
 
-def test_a_member_outside_the_archives_own_folder_is_none_of_it(archives, made, tmp_path):
-    with_a_stray = {**archives, TGZ: {**archives[TGZ], "train.txt": b"2008_000001\n", "cls/2008_000001.mat": b"stray"}}
-    source = miniature.write_archives(with_a_stray, tmp_path / "archives")
-    assert contents(prepared("pascal", source, tmp_path / "out")) == contents(made)
-
-
-@pytest.mark.parametrize("below, strip", [("", VOC), ("downloads/voc", ""), ("a/b", "VOCdevkit/"), ("", SBD)],
-                         ids=["VOC2012 itself", "deeper", "parent of VOC2012, deeper", "SBD's dataset itself"])
-def test_unpacked_folders_are_found_in_the_usual_places(archives, made, tmp_path, below, strip):
-    source = miniature.write_tree(archives, tmp_path / "source" / below, strip)
-    out = prepared("pascal", tmp_path / "source", tmp_path / "out")
-    assert contents(out) == contents(made)
-    assert source.is_dir()
-
-
-def test_two_sources_make_one_set(archives, unpacked, made, tmp_path):
-    packed = miniature.write_archives({TGZ: archives[TGZ]}, tmp_path / "packed")
-    shutil.copytree(unpacked / "VOCdevkit", tmp_path / "voc")
-    out = prepared("pascal", packed, tmp_path / "out", "--source", packed, tmp_path / "voc")
+def test_an_archive_with_a_stray_member_and_an_unpacked_folder_make_one_set(archives, made, tmp_path):
+    """The folder may lack the images of 2012: no mask is of one, and copies trimmed to segmentation lack them."""
+    stray = {TGZ: {**archives[TGZ], "train.txt": b"2008_000001\n", "cls/2008_000001.mat": b"stray"}}
+    packed = mini.write_archives(stray, tmp_path / "packed")
+    voc = archives["VOCtrainval_11-May-2012.tar"]
+    trimmed = {name: data for name, data in voc.items() if "/2012_" not in name}
+    assert len(trimmed) < len(voc)
+    mini.write_tree({"voc": trimmed}, tmp_path / "a/b", "VOCdevkit/")
+    out = mini.prepared("pascal", packed, tmp_path / "out", "--source", packed, tmp_path / "a")
     assert contents(out) == contents(made)
 
 
-def test_other_years_of_voc_beside_2012_are_passed_over(unpacked, made, tmp_path):
-    source = Path(shutil.copytree(unpacked, tmp_path / "source"))
-    other = source / "VOCdevkit" / "VOC2007"
-    for name, data in (("ImageSets/Segmentation/train.txt", b"000032\n"), ("ImageSets/Main/val.txt", b"000033\n"),
-                       ("ImageSets/Segmentation/val.txt", b"000033\n"), ("JPEGImages/000032.jpg", b""),
-                       ("JPEGImages/000033.jpg", b""), ("SegmentationClass/000032.png", b""),
-                       ("SegmentationClass/000033.png", b"")):
-        (other / name).parent.mkdir(parents=True, exist_ok=True)
-        (other / name).write_bytes(data)
-    assert contents(prepared("pascal", source, tmp_path / "out")) == contents(made)
-
-
-def test_every_image_is_vocs_where_it_has_one(made):
-    pictures = {p.name: p for p in [*SBD_TRAIN, *SBD_VAL, *VOC_TRAIN, *VOC_VAL]}
+def test_every_image_is_vocs_where_it_has_one_and_a_hard_link(made, unpacked):
+    pictures = {p.name: p for p in [*mini.SBD_TRAIN, *mini.SBD_VAL, *mini.VOC_TRAIN, *mini.VOC_VAL]}
     for name, picture in pictures.items():
-        expected = jpeg(picture, quality=60 if picture == SBD_ALONE else 90)
+        expected = mini.jpeg(picture, quality=60 if picture == mini.SBD_ALONE else 90)
         assert (made / "JPEGImages" / f"{name}.jpg").read_bytes() == expected, name
     assert {path.stem for path in (made / "JPEGImages").iterdir()} == set(pictures), "and no image without a mask"
+    ours, theirs = ({path.stat().st_ino for path in folder.rglob("*.jpg")} for folder in (made, unpacked))
+    assert len(ours) == 16 and ours <= theirs
 
 
-def test_the_miniature_has_vocs_colours():
-    assert COLOUR_MAP[[0, 1, 15, 20, 255]].tolist() == [[0, 0, 0], [128, 0, 0], [192, 128, 128], [0, 64, 128],
-                                                        [224, 224, 192]]
-
-
-def test_vocs_palette_becomes_class_ids_with_the_border_ignored(made):
-    for picture in VOC_TRAIN + VOC_VAL:
-        mask = read_png(made / MASKS / f"{picture.name}.png")
-        assert set(np.unique(mask)) == {0, 255, *picture.classes}
-        assert np.array_equal(mask, mask_of(picture, border=2)), picture.name
-
-
-def test_sbds_masks_have_no_border_and_stand_only_where_voc_has_none(made):
-    of_voc = {p.name for p in VOC_TRAIN + VOC_VAL}
-    alone = [p for p in SBD_TRAIN + SBD_VAL if p.name not in of_voc]
-    assert IN_BOTH not in alone and len(alone) == 8
+def test_vocs_palette_becomes_class_ids_and_sbds_masks_stand_where_voc_has_none(made):
+    """VOC's have an ignored border, SBD's have none."""
+    for picture in mini.VOC_TRAIN + mini.VOC_VAL:
+        assert np.array_equal(mask_in(made, picture), mini.mask_of(picture, border=2)), picture.name
+    of_voc = {p.name for p in mini.VOC_TRAIN + mini.VOC_VAL}
+    alone = [p for p in mini.SBD_TRAIN + mini.SBD_VAL if p.name not in of_voc]
+    assert mini.IN_BOTH not in alone and len(alone) == 8
     for picture in alone:
-        assert np.array_equal(read_png(made / MASKS / f"{picture.name}.png"), mask_of(picture)), picture.name
+        assert np.array_equal(mask_in(made, picture), mini.mask_of(picture)), picture.name
 
 
 def test_no_list_to_train_on_shows_what_is_held_out(made):
-    train, more, val = (names_in(made, part) for part in ("train", "train_aug", "val"))
-    assert val == [p.name for p in VOC_VAL]
+    train, more, val = (mini.listed(made, part, "JPEGImages", MASKS) for part in ("train", "train_aug", "val"))
+    assert val == [p.name for p in mini.VOC_VAL]
     assert not set(val) & set(train + more)
-    assert HELD_OUT_BY_SEGMENTATION.name in val and HELD_OUT_BY_DETECTION.name not in train
-    everything = {p.name for p in VOC_TRAIN + SBD_TRAIN + SBD_VAL} - {HELD_OUT_BY_SEGMENTATION.name}
+    assert mini.HELD_OUT_BY_SEGMENTATION.name in val and mini.HELD_OUT_BY_DETECTION.name not in train
+    everything = {p.name for p in mini.VOC_TRAIN + mini.SBD_TRAIN + mini.SBD_VAL} - {mini.HELD_OUT_BY_SEGMENTATION.name}
     assert set(more) == everything and len(more) == len(everything)
-    assert set(train) == everything - {HELD_OUT_BY_DETECTION.name} and len(train) == len(set(train))
+    assert set(train) == everything - {mini.HELD_OUT_BY_DETECTION.name} and len(train) == len(set(train))
+    assert train[:-1] == sorted(train[:-1]) and train[-1] == mini.VOC_TRAIN[0].name, "then what only VOC has"
 
 
-def test_the_train_list_is_sbd_in_order_and_then_what_only_voc_has(made):
-    train = names_in(made, "train")
-    assert train[:-1] == sorted(train[:-1]) and train[-1] == VOC_TRAIN[0].name
+def test_a_second_run_makes_what_is_missing_or_changed_and_touches_nothing_else(spoilt, made, tmp_path):
+    """Also after a process that was killed amidst everything; VOC may lack the images of 2012, of which no mask is."""
+    def times() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
 
-
-@pytest.mark.parametrize("encode", [
-    lambda text: text.replace("\n", "\r\n").encode("utf-8-sig"),
-    lambda text: text.replace("\n", " \n\n").encode("utf-16")], ids=["windows", "utf-16"])
-def test_the_sources_lists_are_read_as_any_system_writes_them(spoilt, made, tmp_path, encode):
-    for file in [*spoilt.rglob("Segmentation/*.txt"), spoilt / SBD / "train.txt"]:
-        file.write_bytes(encode(file.read_text()))
-    out = prepared("pascal", spoilt, tmp_path / "out")
-    assert contents(out / "lists") == contents(made / "lists") and contents(out / MASKS) == contents(made / MASKS)
-
-
-def test_masks_are_made_again_exactly_where_their_source_changes(spoilt, tmp_path):
-    root = prepared("pascal", spoilt, tmp_path / "out")
-    before = miniature.times(root)
-    first, second = VOC_VAL[0], SBD_VAL[0]
-    for file, data in ((f"{VOC}SegmentationClass/{first.name}.png", palette_png(mask_of(first)[::-1])),
-                       (f"{SBD}cls/{second.name}.mat", gt_mat(mask_of(second)[::-1]))):
-        (spoilt / file).unlink()
-        (spoilt / file).write_bytes(data)
-    prepared("pascal", spoilt, root)
-    after = miniature.times(root)
-    assert {Path(name).stem for name in after if name.startswith(MASKS) and after[name] != before[name]} == {
-        first.name, second.name}
-    assert np.array_equal(read_png(root / MASKS / f"{first.name}.png"), mask_of(first)[::-1])
-    assert np.array_equal(read_png(root / MASKS / f"{second.name}.png"), mask_of(second)[::-1])
-
-
-@pytest.mark.parametrize("at", [10, 200, -1])
-def test_a_mask_that_was_damaged_is_made_again(spoilt, tmp_path, at):
-    root = prepared("pascal", spoilt, tmp_path / "out")
-    mask = root / MASKS / f"{VOC_VAL[0].name}.png"
-    whole = mask.read_bytes()
-    damaged = bytearray(whole)
-    damaged[at] ^= 1
-    mask.write_bytes(damaged)
-    prepared("pascal", spoilt, root)
-    assert mask.read_bytes() == whole
+    for image in spoilt.rglob("2012_*.jpg"):
+        image.unlink()
+    root = mini.prepared("pascal", spoilt, tmp_path / "out")
+    assert contents(root) == contents(made)
+    before, picture = times(), mini.VOC_VAL[0]
+    file = spoilt / f"{VOC}SegmentationClass/{picture.name}.png"
+    file.unlink()
+    file.write_bytes(mini.palette_png(mini.mask_of(picture)[::-1]))
+    mini.prepared("pascal", spoilt, root)
+    after = times()
+    assert {path.stem for path in after if after[path] != before[path]} == {picture.name}
+    assert np.array_equal(mask_in(root, picture), mini.mask_of(picture)[::-1])
+    expected = contents(root)
+    for name in [name for name in expected if name.endswith((".png", ".jpg", ".txt"))][::2]:
+        (root / name).unlink()
+    rest = next(root.glob("JPEGImages/*.jpg"))
+    rest.unlink()  # which may be a link to the source
+    rest.write_bytes(b"half")
+    assert contents(mini.prepared("pascal", spoilt, root)) == expected
 
 
 # Sources with a fault
 
-@pytest.mark.parametrize("file, text, named", [
-    (f"{SBD}train.txt", "2008_000008\n2008_000101 -1\n", "train.txt:2: '2008_000101 -1'"),
-    (f"{SBD}train.txt", "2008_000008\n2008_000008\n", "twice"),
-    (f"{VOC}ImageSets/Segmentation/train.txt", f"{VOC_VAL[0].name}\n", VOC_VAL[0].name)])
-def test_a_list_of_the_sources_that_cannot_be_is_named(spoilt, prepare, file, text, named):
-    (spoilt / file).write_text(text)
-    complains(prepare(spoilt), named, "again")
-
-
-def test_an_image_that_no_source_holds_is_named(spoilt, prepare, tmp_path):
-    (spoilt / SBD / f"img/{SBD_ALONE.name}.jpg").unlink()
-    complains(prepare(spoilt), SBD_ALONE.name, "no image", "again")
+@pytest.mark.parametrize("name", [
+    f"{SBD}img/{mini.SBD_ALONE.name}.jpg", f"{VOC}SegmentationClass/{mini.VOC_VAL[0].name}.png",
+    f"{SBD}cls/{mini.SBD_VAL[0].name}.mat", "evil.mat"])
+def test_a_missing_image_or_mask_is_named_before_masks_are_made(spoilt, prepare, tmp_path, name):
+    if name == "evil.mat":  # is there, but outside: a list leads there
+        (spoilt / name).write_bytes(mini.gt_mat(np.ones((4, 4), np.uint8)))
+        (spoilt / SBD / "val.txt").write_text("../../../../evil\n")
+    else:
+        (spoilt / name).unlink()
+    complains(prepare(spoilt), Path(name).name, "not in the source")
     assert not (tmp_path / "out" / MASKS).exists() and not (tmp_path / "out" / "lists").exists()
 
 
-@pytest.mark.parametrize("name", [f"{VOC}SegmentationClass/{VOC_VAL[0].name}.png", f"{SBD}cls/{SBD_VAL[0].name}.mat",
-                                  f"{VOC}ImageSets/Main/val.txt", f"{SBD}val.txt"])
-def test_a_missing_mask_or_list_is_named(spoilt, prepare, name):
-    (spoilt / name).unlink()
-    complains(prepare(spoilt), Path(name).name, "unpack or fetch it again")
+def test_an_archive_of_another_size_or_hash_is_refused(archives, tmp_path):
+    packed = mini.write_archives({TGZ: archives[TGZ]}, tmp_path / "packed")
+    voc = mini.write_tree({"voc": archives["VOCtrainval_11-May-2012.tar"]}, tmp_path / "voc")
+    other, command = mini.write_archives(archives, tmp_path / "other"), ("data.prepare", "pascal", "--out")
+    complains(in_process(*command, tmp_path / "out", "--source", packed, voc), packed / TGZ, "has MD5 ",
+              "82b4d87ceb2ed10f6038a1cba92111cb", "--any-archive")
+    complains(in_process(*command, tmp_path / "out", "--source", voc), f"neither packed nor unpacked in {voc}", TGZ)
+    complains(in_process(*command, tmp_path / "out", "--source", other), "bytes, not 1999639040")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name, data", [
-    (f"{SBD}cls/{SBD_VAL[0].name}.mat", b"not a struct of MATLAB's at all" * 9),
-    (f"{VOC}ImageSets/Main/val.txt", b"\xff\xfe\0"), (f"{VOC}SegmentationClass/{VOC_VAL[0].name}.png", b"")],
-    ids=["mat", "list", "png"])
-def test_a_garbled_file_is_named_and_leaves_no_lists(spoilt, prepare, tmp_path, name, data):
-    (spoilt / name).write_bytes(data)
-    complains(prepare(spoilt), Path(name).name, "again")
-    assert not (tmp_path / "out" / "lists").exists() and not list((tmp_path / "out").rglob("*.part"))
-
-
-def mat(values: np.ndarray) -> bytes:
-    """An SBD struct of any values."""
-    buffer = io.BytesIO()
-    savemat(buffer, {"GTcls": {"Segmentation": values}})
-    return buffer.getvalue()
-
-
-WHOLE = mask_of(IN_BOTH)
-PNG, MAT = palette_png(WHOLE), gt_mat(WHOLE)
-
-
-@pytest.mark.parametrize("name, data, named", [
-    ("a.mat", MAT[:len(MAT) // 2], "not readable"), ("a.mat", b"", "not readable"),
-    ("a.png", PNG[:len(PNG) // 2], "not readable"), ("a.mat", gt_mat(WHOLE, "GTinst"), "GTcls"),
-    ("a.mat", gt_mat(np.full((4, 4), 21, np.uint8)), "class 21"),
-    ("a.mat", mat(np.full((4, 4), 257, np.uint16)), "class 257"),
-    ("a.mat", mat(np.full((4, 4), -1, np.int16)), "class -1"),
-    ("a.mat", mat(np.full((4, 4), 0.5)), "class 0.5"), ("a.mat", mat(np.full((4, 4), np.nan)), "class nan"),
-    ("a.mat", mat(np.full((4, 4), 1j)), "complex"), ("a.mat", mat(np.zeros((2, 2, 2), np.uint8)), "3-dimensional"),
-    ("a.png", palette_png(np.full((4, 4), 254, np.uint8)), "class 254"), ("a.png", jpeg(IN_BOTH), "palette")])
-def test_what_is_no_mask_of_pascal_is_named(tmp_path, name, data, named):
+    ("a.png", mini.jpeg(mini.IN_BOTH)), ("a.png", mini.palette_png(np.full((4, 4), 254, np.uint8))),
+    *(("a.mat", mini.gt_mat(values)) for values in (
+        np.full((4, 4), 21, np.uint8), np.full((4, 4), -1, np.int16), np.full((4, 4), 0.5),
+        np.zeros((2, 2, 2), np.uint8)))])
+def test_what_is_no_mask_of_pascal_is_named(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(UserError, match=named) as caught:
-        draw(tmp_path / name)
-    assert str(tmp_path / name) in str(caught.value)
+    with pytest.raises(UserError, match=f"{name}: no mask of PASCAL"):
+        paint(tmp_path / name)
+
+
+# The folder that the set is made in
+
+@pytest.mark.parametrize("theirs", ["lists/train.txt", f"{MASKS}/a.png", "prepared.json"])
+def test_another_data_set_is_not_overwritten(unpacked, prepare, tmp_path, theirs):
+    file = tmp_path / "out" / theirs
+    file.parent.mkdir(parents=True)
+    file.write_text('{"dataset": "coco"}')
+    complains(prepare(unpacked), "another data set", "--out")
+    assert contents(tmp_path / "out") == {theirs: file.read_bytes()}

@@ -1,107 +1,102 @@
-"""results.json files that cannot be: each is refused in one line that names the file."""
-import json
-import os
-
+"""Runs are found, read and grouped, and those that cannot be averaged are refused."""
 import pytest
 
-from util.compare import runs
-from util.compare.runs import read
 from util.runtime.errors import UserError
+from util.training.folds import folds_table
+
+UNSEEN = {"train": {"select": "unseen"}}
+ORIGIN = {"dataset": "pascal", "fold": 3, "seed": 1}
+TESTED = {"selections": None, "training_seconds": None, "steps": None, "images": None}  # by test.py
 
 
-def refused(file, *expected) -> None:
+def refused(groups, *expected, **options) -> None:
     with pytest.raises(UserError) as caught:
-        read(file)
-    text = str(caught.value)
-    assert str(file) in text and "\n" not in text and len(text) < len(str(file)) + 300, text
-    for part in expected:
-        assert part in text, f"{part!r} is not in {text}"
+        groups(**options)
+    for text in expected:
+        assert str(text) in str(caught.value), f"{text!r} is not in {caught.value}"
 
 
-def changed(made, key: str, value) -> os.PathLike:
-    """A results.json in which the value under a dotted key is another."""
-    file = made("esda", 0, 40) / "results.json"
-    results = json.loads(file.read_text())
-    *way, last = key.split(".")
-    inner = results
-    for part in way:
-        inner = inner[part]
-    inner[last] = value
-    file.write_text(json.dumps(results))
-    return file
+def test_runs_are_found_once_wherever_they_are_named(made, groups, tmp_path):
+    folders = made.folds("esda", (10, 20, 30))
+    folders.append(made("esda", 3, 40, samples=704, config={     # these may differ
+        "model": {"branch_rank": 2}, "data": {"workers": 7}, "device": "cuda", "eval": {"batch_size": 3}, **UNSEEN}))
+    group, = groups(places=[*folders, made.exp / "pascal/../pascal", folders[0] / "results.json"])
+    assert [r.scores["miou"] for r in group.results] == [10, 20, 30, 40] and group.label == "esda"
+    (tmp_path / "empty").mkdir()
+    for place in ("empty", "nowhere"):
+        refused(groups, f"{place}: holds no results.json", places=[tmp_path / place])
 
 
-@pytest.mark.parametrize("value", [250, -3, float("nan"), float("inf"), None, "40", True, [40], {"a": 1}])
-@pytest.mark.parametrize("key", ["miou", "fb_iou", "per_class.low 0", "selections.last.miou", "pixel_accuracy"])
-def test_scores_are_percentages(key, value, made):
-    refused(changed(made, key, value), f"{key}=", "should be a percentage, 0 to 100")
+def test_select_takes_the_scores_of_that_epoch_alone(made, groups):
+    made.folds("esda", (10, 20, 30, 40), confusion={"low 0": {"background": 1}}, name_auc=0.9)
+    tested, last = groups()[0].results[0], groups("last")[0].results[0]
+    assert (tested.selection, tested.scores["miou"], tested.scores["name_auc"]) == ("unseen", 10, 0.9)
+    assert last.selection == "last" and last.scores == {
+        "miou": 8, "fb_iou": 28, "per_class": {"low 0": -2, "high 0": 18}}, "nothing of the tested epoch"
 
 
-@pytest.mark.parametrize("key, value, message", [
-    ("dataset", 3, "dataset='3' should be a name"), ("dataset", "../elsewhere", "should be a name"),
-    ("arch", "", "should be a name"), ("protocol", "a\nb", "should be a name"), ("fold", "0", "whole number"),
-    ("fold", 1.0, "whole number"), ("fold", True, "whole number"), ("fold", -1, "whole number"),
-    ("fold", 4, "fold=4 of folds=4 cannot be"), ("folds", 10**9, "folds=1000000000 cannot be"),
-    ("samples", "many", "whole number"), ("samples", 2**63, "whole number"), ("checkpoint", ["x"], "should be text"),
-    ("machine", "\ud800", "should be text"), ("parameters", 7, "parameters='7' should be a mapping"),
-    ("parameters.total", "5M", "whole number"), ("gflops_per_image", -1, "a number from 0"),
-    ("training_seconds", "long", "a number from 0"), ("training_seconds", 1e300, "a number from 0"),
-    ("class_ids", ["low 0"], "should be a mapping"), ("class_ids.low 0", 2, "gives two classes one number"),
-    ("class_ids.a\nb", 9, "printable names"), ("per_class", None, "should be a mapping"),
-    ("name_auc", 1.5, "0 to 1"), ("not_zero_shot", True, "should be text"), ("draws", 5, "should be a list"),
-    ("config", [], "config='[]' should be a mapping"), ("config.seed", None, "whole number"),
-    ("config.train.select", 3, "should be text"), ("selections", [1], "should be a mapping"),
-    ("selections.last", 3, "should be a mapping"), ("trained_on", "seen", "should be a mapping"),
-    ("trained_on.seed", "1", "whole number"), ("pictures", {"a": "cat"}, "should be a mapping"),
-    ("pictures", {"a": {"class_id": 1, "iou": 101}}, "0 to 100"), ("changed_options", "x", "should be a mapping")])
-def test_values_of_another_type_or_size(key, value, message, made):
-    refused(changed(made, key, value), message)
+def test_what_test_py_leaves(made, groups):
+    """Its results know of one epoch, by the file of the weights, and of no seed but the training's."""
+    tested = {**TESTED, "config": {"seed": 321}}
+    for seed in (1, 2):
+        made.folds("esda", (10, 20, 30, 40), seed=seed, checkpoint="x/checkpoints/best_seen.pt", **tested)
+    made.folds("released", (10, 20, 30, 40), checkpoint="released/best.pt", trained_on=None, **tested)
+    made.folds("everything", (1, 2, 3, 4), checkpoint="", trained_on=None, **tested)
+    first = {g.label: g.results[0] for g in groups()}
+    assert [r.selection for r in first.values()] == ["seen", "none", "unknown"]
+    assert [r.trained_on for r in first.values()] == ["seen", "none", "unknown"]
+    assert [r.seed for r in groups()[0].results[:2]] == [1, 2]
 
 
-@pytest.mark.parametrize("key", ["gflops_per_image", "parameters", "selections", "trained_on", "class_ids", "folds"])
-def test_results_of_an_older_version(key, made):
-    refused(made("esda", 0, 40, **{key: None}) / "results.json", f"lacks {key}")
+@pytest.mark.parametrize("changes, said", [
+    (TESTED, "no episodic score"), ({"protocol": "generalised"}, "no generalised"), ({"version": 2}, "version 2")])
+def test_results_that_do_not_know_the_epoch_or_are_of_another_version(changes, said, made, groups):
+    made.folds("esda", (10, 20, 30, 40), **changes)
+    refused(groups, "results.json", said, select="last")
 
 
-@pytest.mark.parametrize("data, message", [
-    (b"", "not valid JSON"), (b"{", "not valid JSON"), (b'{"miou": 4', "not valid JSON"),
-    ('{"arch": "caf\u00e9"}'.encode("latin-1"), "not valid JSON"), (b"[1, 2]", "its list should be a mapping"),
-    (b"3", "its int should be a mapping"), (b"null", "its NoneType should be a mapping"),
-    (b"[" * 100_000, "nested too deeply"), (b'{"a":' * 5000 + b"1" + b"}" * 5000, ""),
-    (b'{"miou": ' + b"9" * 5000 + b"}", "not valid JSON")])
-def test_files_that_hold_something_else(data, message, tmp_path):
-    file = tmp_path / "results.json"
-    file.write_bytes(data)
-    refused(file, message)
+@pytest.mark.parametrize("changes, named", [
+    ({"config": {"seed": 1, "model": {"branch_rank": 8}, **UNSEEN}}, "model.branch_rank (2, 8)"),
+    ({"not_zero_shot": "its weights saw these masks"}, "differ in being zero-shot (True, False)"),
+    ({"clip_fingerprint": "other"}, "CLIP's weights"), ({"folds": 5}, "number of folds"),
+    ({"trained_on": {**ORIGIN, "train_classes": "ignore"}}, "training data (seen, ignore)"),
+    ({"trained_on": {**ORIGIN, "train_classes": "seen", "start": {}}}, "training data (seen, seen, fine-tuned)"),
+    ({"trained_on": {**ORIGIN, "train_classes": "seen", "extended": [10]}}, "planned for 10 epochs and extended"),
+    ({"trained_on": {**ORIGIN, "fold": 0, "train_classes": "seen"}}, "training data (seen, seen of fold 0)"),
+    ({"trained_on": {**ORIGIN, "dataset": "coco", "train_classes": "all"}}, "training data (seen, all of coco)"),
+    ({"changed_options": {"model.token_order": {"trained": "released", "now": "described"}}}, "others in training")])
+def test_configurations_and_weights_are_not_mixed(changes, named, made, groups):
+    folders = made.folds("esda", (10, 20, 30))
+    refused(groups, folders[2], made("esda", 3, 40, **changes), named)
 
 
-def test_values_nested_deeply(made):
-    """Whatever depth JSON's reader, or what walks through the values, takes in this Python."""
-    file = made("esda", 0, 40) / "results.json"
-    text = file.read_text()
-    for depth in (800, 900, 950, 980, 5000):
-        nested = '{"a": ' * depth + "0" + "}" * depth
-        file.write_text(text.replace('"branch_rank": 2', f'"branch_rank": {nested}'))
-        try:
-            read(file)
-        except UserError as error:
-            assert "nested too deeply" in str(error)
-        else:
-            assert depth < 5000
-        file.write_text(text.replace('"miou": 40', f'"miou": {nested}', 1))
-        refused(file)
+@pytest.mark.parametrize("changes, named", [
+    ({"samples": 701}, "samples (1000, 701)"), ({"data": {"val": "v2", "train": "t1"}}, "validation data (v1, v2)"),
+    ({"config": {"seed": 2, "model": {"branch_rank": 2}, "eval": {"manifest": "M.txt"}, **UNSEEN}}, "eval.manifest")])
+def test_all_seeds_of_a_fold_have_one_test(changes, named, made, groups):
+    made.folds("esda", (10, 20, 30, 40))
+    refused(groups, made("esda", 3, 40, seed=2, **changes), made.exp / "pascal/esda/fold3/seed1", named, partial=True)
 
 
-def test_files_that_are_none_or_too_large(tmp_path, monkeypatch):
-    (tmp_path / "results.json").mkdir()
-    refused(tmp_path / "results.json", "no such file")
-    os.mkfifo(tmp_path / "pipe")
-    refused(tmp_path / "pipe", "no such file")
-    (tmp_path / "large").write_text("{}" + " " * 200)
-    monkeypatch.setattr(runs, "MOST_BYTES", 100)
-    refused(tmp_path / "large", "more than")
+def test_protocols_and_selections_have_groups_of_their_own(made, groups):
+    folders = made.folds("esda", (10, 20, 30))
+    made("esda", 3, 40, protocol="exhaustive")
+    refused(groups, *folders, "pascal episodic esda, selection unseen, lacks fold 3 of seed 1")
+    made.folds("told", (10, 20, 30, 40), not_zero_shot="saw them")
+    made.folds("told", (9, 19, 29, 39), not_zero_shot="saw them", run="last", checkpoint="last.pt", **TESTED)
+    assert [g.label for g in groups(partial=True)] == [
+        "esda", "esda", "told, selected by last (not zero-shot)", "told, selected by unseen (not zero-shot)"]
+    again = made("esda", 2, 31, run="again")
+    refused(groups, again, folders[2], "name the one", partial=True)
 
 
-def test_null_where_a_fold_has_no_absent_class(made):
-    file = changed(made, "absent_name_miou", None)
-    assert read(file).miou == 40
+def test_the_table_of_folds_by_hand(made, groups):
+    for fold in range(4):
+        made("esda", fold, 10 + fold, name_auc=0.9, **{"hiou": 40.0} if fold else {})
+    assert folds_table(groups()[0]).splitlines() == [
+        "pascal, esda: unseen classes, episodic protocol, 1000 + 1000 + 1000 + 1000 samples", "",
+        "| fold | mIoU | FB-IoU | name AUC |", "|---|---:|---:|---:|",
+        *(f"| {k} | {10 + k}.0 | {30 + k}.0 | 0.900 |" for k in range(4)), "| mean | 11.5 | 31.5 | 0.900 |"]
+    made.folds("told", (11, 21), not_zero_shot="its weights saw these masks")
+    table = folds_table(groups(partial=True)[1])
+    assert "NOT ZERO-SHOT: its weights saw these masks\n" in table and "| mean | 16.0 |" in table

@@ -1,73 +1,45 @@
-"""A run's folder: half-written files go, names of any encoding stay, and a stream that fails names the way on."""
+"""A run's folder: files are whole or absent, a taken name is refused, and a resumed run's curves are one run's."""
 import os
-import sys
 
-import numpy as np
 import pytest
+from runs import events
 
-from util.run import atomic
 from util.run.atomic import write_bytes_atomically
 from util.run.folder import Run
 from util.runtime.errors import UserError
-from util.runtime.stop import Stopped
 
 
-def parts(folder) -> list:
-    return list(folder.rglob("*.part"))
-
-
-def test_what_killed_runs_left_half_written_goes_when_the_run_is_opened_again(tmp_path):
-    Run(tmp_path / "run", fresh=True).close()
-    for name in (".log.txt.7.part", "checkpoints/.last.pt.8.part", "pictures/unseen/.a.png.9.part"):
-        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "run" / name).touch()
-    (tmp_path / "run/checkpoints/last.pt").write_bytes(b"whole")
-    Run(tmp_path / "run", fresh=False, silent=True)
-    assert len(parts(tmp_path)) == 3, "of several processes one writes"
-    Run(tmp_path / "run", fresh=False).close()
-    assert not parts(tmp_path) and (tmp_path / "run/checkpoints/last.pt").read_bytes() == b"whole"
-
-
-def test_a_stop_while_a_file_is_written_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     write_bytes_atomically(tmp_path / "last.pt", b"old")
 
-    def stop(_):
-        raise Stopped(15)
-    monkeypatch.setattr(atomic.os, "fsync", stop)
-    with pytest.raises(Stopped):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="last.pt: could not be written .*No space.*intact"):
         write_bytes_atomically(tmp_path / "last.pt", b"new")
-    assert (tmp_path / "last.pt").read_bytes() == b"old" and not parts(tmp_path)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("last.pt", b"old")]
 
 
-def test_a_silent_run_writes_and_says_nothing(tmp_path, capsys):
-    run = Run(tmp_path / "run", fresh=True, silent=True)
-    run.log("word")
-    run.open_events(3)
-    run.scalars({"loss": 1.0}, 3)
-    run.picture("seen", np.zeros((2, 2, 3), np.uint8), 3)
-    run.write_json("results.json", {})
-    run.write_checkpoint("last.pt", {})
-    run.close()
-    assert capsys.readouterr().out == "" and not run.folder.exists()
+def test_a_name_that_is_taken_is_refused(tmp_path):
+    Run(tmp_path / "run", fresh=True).close()
+    with pytest.raises(UserError, match="resume="):
+        Run(tmp_path / "run", fresh=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="exp="):
+        Run(tmp_path / "file" / "run")
 
 
-def test_names_that_are_not_utf8_are_written_as_they_are(tmp_path, capsys):
-    run = Run(tmp_path / "run", fresh=True)
-    name = os.fsdecode(b"caf\xe9.jpg")
-    run.write_text("code.txt", name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", open(tmp_path / "out", "w", errors="surrogateescape"))
-        run.log(name)
-    run.close()
-    assert all(b"caf\xe9.jpg" in (tmp_path / file).read_bytes() for file in ("run/code.txt", "run/log.txt", "out"))
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full to stand for a full disk")
-def test_a_stream_that_takes_no_more_ends_the_run_with_the_way_on(tmp_path, monkeypatch):
-    run = Run(tmp_path / "run", fresh=True)
-    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w", buffering=1))
-    with pytest.raises(UserError, match=f"stdout could not be written .No space.*resume={run.folder}"):
-        run.log("epoch 1")
-    monkeypatch.undo()
-    run.close()
-    assert "epoch 1" in (run.folder / "log.txt").read_text()
+def test_curves_of_a_run_that_went_on_have_every_step_once(tmp_path):
+    for first in (0, 3):                # stopped after step 5, gone on from a checkpoint after step 2
+        run = Run(tmp_path / "run")
+        run.open_events(first)
+        for step in range(first, 6):
+            run.scalars({"train/loss": first + step}, step)
+        run.close()
+    shown = {}
+    for file in sorted((tmp_path / "run" / "events").iterdir(), key=lambda file: file.stat().st_mtime_ns):
+        for event in events(file):
+            if event.HasField("session_log"):   # by which TensorBoard discards what is not before it
+                shown = {step: value for step, value in shown.items() if step < event.step}
+            shown.update((event.step, value.simple_value) for value in event.summary.value)
+    assert shown == {0: 0, 1: 1, 2: 2, 3: 6, 4: 7, 5: 8}

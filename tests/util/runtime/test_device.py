@@ -1,34 +1,36 @@
-"""A model is placed on its device as the options say."""
-import sys
+"""Where and in which precision a model computes is what the options say."""
 from unittest import mock
 
 import pytest
 import torch
 
-from util.config import BASE, Config, load
-from util.runtime.device import place
+from util.config import Config
+from util.runtime.device import pick_device, place, set_tf32
 from util.runtime.errors import UserError
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("options, called", [
-    ([], []), (["precision=bf16"], ["cast_frozen"]), (["train.checkpoint_blocks=true"], ["recompute_blocks"]),
-    (["compile=true"], ["compile_blocks"])])
-def test_blocks_are_computed_as_the_options_say(options, called, monkeypatch):
-    monkeypatch.setenv("CXX", sys.executable)  # any program that is there
-    model = mock.Mock()
-    assert place(model, load(Config, BASE, options), CPU) is model.to.return_value
+@pytest.mark.parametrize("change, called", [
+    ({}, []), ({"precision": "bf16"}, ["cast_frozen"]), ({"compile": True}, ["compile_blocks"]),
+    ({"checkpoint_blocks": True}, ["recompute_blocks"])])
+def test_blocks_are_computed_as_the_options_say(change, called):
+    model, cfg = mock.Mock(), Config()
+    for key, value in change.items():
+        setattr(cfg.train if hasattr(cfg.train, key) else cfg, key, value)
+    assert place(model, cfg, CPU) is model.to.return_value
     assert [name for name, *_ in model.method_calls] == [*called, "to"]
 
 
-def test_a_baseline_is_placed_as_it_is():
-    model = mock.Mock(spec=["to"])
-    place(model, load(Config, BASE, ["compile=true", "precision=bf16"]), CPU)
-    model.to.assert_called_once_with(CPU)
+@pytest.mark.parametrize("wish", ["gpu", "meta", "cuda:99"])
+def test_a_device_that_is_not_there_is_refused(wish):
+    with pytest.raises(UserError, match=f"device={wish}"):
+        pick_device(wish)
 
 
-def test_compiling_needs_a_compiler(monkeypatch):
-    monkeypatch.setenv("CXX", "nosuch")
-    with pytest.raises(UserError, match="compile=true needs a C.. compiler, and there is no nosuch"):
-        place(mock.Mock(), load(Config, BASE, ["compile=true"]), CPU)
+def test_tf32_is_for_cuda_and_off_unless_asked_for():
+    with pytest.raises(UserError, match="precision=tf32"):
+        set_tf32(CPU, "tf32")
+    for precision, allowed in (("tf32", True), ("bf16", False), ("fp32", False)):
+        set_tf32(torch.device("cuda"), precision)
+        assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (allowed, allowed)

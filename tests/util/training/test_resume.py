@@ -7,8 +7,6 @@ import pytest
 import yaml
 from runs import complains, in_process
 
-from util.compare.groups import gather
-from util.compare.runs import read
 from util.config import from_command_line
 from util.runtime.errors import UserError
 
@@ -19,49 +17,27 @@ def run(finished_run, tmp_path) -> Path:
     return Path(shutil.copytree(finished_run[0], tmp_path / "mine"))
 
 
-def log_of(run: Path) -> str:
-    return (run / "log.txt").read_text()
-
-
-def test_resume_alone_takes_the_options_of_the_run(run):
-    file = run / "config.yaml"
-    options = yaml.safe_load(file.read_text())
+def test_resume_alone_takes_the_options_of_the_run(run, tmp_path):
+    options = yaml.safe_load((run / "config.yaml").read_text())
     for named in (run, run / "checkpoints" / "last.pt"):
         cfg = from_command_line([f"resume={named}", "data.workers=2"])
         assert cfg.train.epochs == 1 and cfg.data.workers == 2 and cfg.model.clip == options["model"]["clip"]
-
-
-@pytest.mark.parametrize("arguments, named", [
-    (["resume=TMP/nowhere"], "TMP/nowhere/config.yaml: no such file; resume= names the folder of a run"),
-    (["resume=auto", "run=x"], "arguments are required: --config"), (["fold=1"], "arguments are required: --config")])
-def test_without_options_there_is_no_run(arguments, named, tmp_path):
-    with pytest.raises(UserError, match=named.replace("TMP", str(tmp_path))):
-        from_command_line([a.replace("TMP", str(tmp_path)) for a in arguments])
+    for arguments in ([f"resume={tmp_path}/nowhere"], ["resume=auto", "run=x"]):
+        with pytest.raises(UserError, match="config"):
+            from_command_line(arguments)
 
 
 def test_more_epochs_are_allowed_and_the_schedule_s_change_is_said(run):
     done = in_process("train.py", f"resume={run}", "train.epochs=2", "eval.batch_size=4")
     assert done.returncode == 0, done.stderr
     said = next(line for line in done.stdout.splitlines() if "goes on after 1 of 1 epochs" in line)
-    # Two steps of four are done: (1 - 2/4) ** 0.9 of the rate, where the last of one epoch would have come to 0.
-    assert "train.epochs 2 (then 1)" in said and "goes on at 0.536 of the full one instead of 0.000" in said
+    assert "train.epochs 2 (then 1): numbers are not those" in said
     assert "eval.batch_size 4 (then 8)" in said and "epoch 2/2: loss" in done.stdout
     results = json.loads((run / "results.json").read_text())
     assert results["trained_on"]["extended"] == [1] and results["last_epoch"]["epoch"] == 2
     assert yaml.safe_load((run / "config.yaml").read_text())["train"]["epochs"] == 2, "for the next resume=RUN"
     complains(in_process("train.py", f"resume={run}", "train.epochs=1"), "train.epochs (then 2, now 1)")
     complains(in_process("train.py", f"resume={run}", "train.lr=1", "fold=1"), "fold (then 0, now 1)", "train.lr (then")
-
-
-def test_a_run_that_got_more_epochs_is_averaged_with_no_other_kind(made):
-    folders = made.folds("esda", [50, 51, 52, 53])
-    assert gather(read(folder / "results.json") for folder in folders)
-    file = folders[2] / "results.json"
-    results = json.loads(file.read_text())
-    results["trained_on"]["extended"] = [10]
-    file.write_text(json.dumps(results))
-    with pytest.raises(UserError, match="cannot be averaged.*seen, planned for 10 epochs and extended"):
-        gather(read(folder / "results.json") for folder in folders)
 
 
 def test_auto_starts_a_run_and_goes_on_with_it(finished_run, tmp_path):
@@ -72,6 +48,7 @@ def test_auto_starts_a_run_and_goes_on_with_it(finished_run, tmp_path):
     (run / "log.txt").write_text("of a start that was cut off before it had a checkpoint\n")
     for count in (0, 1):
         done = in_process("train.py", *options, "run=job")
-        assert done.returncode == 0 and log_of(run).count("goes on after 1 of 1 epochs") == count, done.stderr
-        assert log_of(run).count("epoch 1/1: loss") == 1
+        log = (run / "log.txt").read_text()
+        assert done.returncode == 0 and log.count("goes on after 1 of 1 epochs") == count, done.stderr
+        assert log.count("epoch 1/1: loss") == 1
     assert json.loads((run / "results.json").read_text())["config"]["resume"] == str(run)

@@ -1,0 +1,66 @@
+"""Images and names that a user gives. Imports no torch, so that predict.py tells mistakes at once."""
+import glob
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.files import read_image
+from util.runtime.errors import UserError
+
+MOST_PIXELS = 1 << 27   # of an image: 134 megapixels, which take some 3 GB on their way
+MOST_NAMES = 254        # with the rival words: values of an 8-bit mask, less 0 for none and 255, by custom for ignored
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+OURS = re.compile(r"\.(overlay|mask(-\d+)?)\.png$")     # what prediction writes
+TRAINING_FREE = ("clip_prior", "maskclip", "clearclip", "naclip")   # values of model.kind that need CLIP alone
+
+
+def find_images(arguments: list[str]) -> list[Path]:
+    """Find images by path, folder (not below) or glob, each once, without OURS. Raises UserError for none."""
+    found: dict[Path, Path] = {}
+    for argument in arguments:
+        files = [Path(argument)]
+        if not files[0].is_file():
+            pattern = f"{glob.escape(argument)}/*" if files[0].is_dir() else argument
+            files = sorted(file for file in map(Path, glob.glob(pattern, recursive=True))
+                           if file.suffix.lower() in SUFFIXES and not OURS.search(file.name) and file.is_file())
+        if not files:
+            raise UserError(f"{argument}: no such image, and no folder or glob with images; check the path")
+        for file in files:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def as_image(source) -> np.ndarray:
+    """Convert a path, an array (H, W, 3) uint8 RGB or a Pillow image to (H, W, 3) uint8 RGB.
+
+    EXIF orientation turns files alone, so that masks lie over the pixels of arrays and Pillow images. Raises UserError
+    for other arrays, more than 8 bits, unreadable files and sizes beyond MOST_PIXELS.
+    """
+    if isinstance(source, (str, Path)):
+        image = read_image(source, upright=True)
+    elif isinstance(source, Image.Image) and source.mode[0] not in "IF":    # of these nobody knows which value is white
+        image = np.array(source.convert("RGB"))
+    else:
+        image = np.asarray(source)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not 0 < image.size <= 3 * MOST_PIXELS:
+        what = source if isinstance(source, (str, Path)) else "the image"
+        raise UserError(f"{what}: an array {image.shape} of {image.dtype}; an image has (H, W, 3) values of uint8 RGB "
+                        f"and at most {MOST_PIXELS:,} pixels")
+    return image
+
+
+def checked_names(names: str | Iterable[str], others: str | Iterable[str] = ()) -> tuple[list[str], list[str]]:
+    """Tidy names and rivals. Raises UserError for none, too many, empty, equal ones (CLIP reads no case or blanks)."""
+    names, others = ([" ".join(word.split()) for word in ([words] if isinstance(words, str) else words)]
+                     for words in (names, others))
+    words = [word.lower() for word in names + others]
+    if not names or not all(words):
+        raise UserError('no names, or an empty one; say what to look for, as in --names star "traffic light"')
+    if len(words) > MOST_NAMES:
+        raise UserError(f"{len(words)} names, with --others, and {MOST_NAMES} fit into a mask of 8 bits; ask twice")
+    if len(words) > len(set(words)):
+        raise UserError(f"{max(words, key=words.count)!r} is given twice, and CLIP reads no case; give it once")
+    return names, others
