@@ -160,7 +160,7 @@ class ESDA(NamedSegmenter):
         They cover the whole batch, so that its parts, and the processes that share it, see the same numbers.
         text: embeddings of the shape that ``forward`` gets; text_share: noise length as a share of theirs.
         """
-        return Noise(self.decoder.sample_dropout(batch), text.sample_noise(batch) if text_share else None, text_share)
+        return Noise(self.decoder.sample_noise(batch), text.sample_noise(batch) if text_share else None, text_share)
 
     def before_names(self, images: Tensor) -> PartialEncoding:
         """Encode uint8 RGB (B, 3, S, S) up to the first text-conditioned block (shared by all names)."""

@@ -20,7 +20,7 @@ class MaskDecoder(nn.Module):
         # Identity stands where the released decoder has its dropout, and keeps the last layer's name.
         self.cls = nn.Sequential(_conv(half, quarter), nn.ReLU(), nn.Identity(), nn.Conv2d(quarter, 2, kernel_size=1))
 
-    def sample_dropout(self, batch: int) -> Tensor:
+    def sample_noise(self, batch: int) -> Tensor:
         """Draw Dropout2d's factors, 0 or 1 / (1 - DROPOUT): (batch, channels / 4, 1, 1)."""
         return F.dropout2d(self.cls[3].weight.new_ones(batch, self.cls[3].in_channels, 1, 1), DROPOUT)
 
@@ -32,12 +32,12 @@ class MaskDecoder(nn.Module):
                 guide: Tensor | None = None) -> Tensor:
         """Decode patches (B, n, C) and prior (B, 1, h, h) in [0, 1] to logits (B, 2, h, h), channel 1 foreground.
 
-        factors: rows of ``draw``, None: drawn here; for training, as evaluation has no dropout.
+        factors: rows of ``sample_noise``, None: sampled here; for training, as evaluation has no dropout.
         """
         first, relu, _, last = self.cls
         tokens = torch.cat([patches, prior.flatten(2).transpose(1, 2).to(patches.dtype)], dim=2)  # (B, n, C + 1)
         x = tokens.transpose(1, 2).unflatten(2, prior.shape[2:])             # (B, C + 1, h, h), channels last in memory
         x = relu(first(self.res(x)))                                         # (B, channels / 4, h, h)
         if self.training:
-            x = x * (self.sample_dropout(len(x)) if factors is None else factors).to(x.dtype)
+            x = x * (self.sample_noise(len(x)) if factors is None else factors).to(x.dtype)
         return last(x)

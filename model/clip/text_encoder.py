@@ -23,7 +23,7 @@ class TextEmbedding(NamedTuple):
         return TextEmbedding(cls, tokens, self.valid.new_ones(batch, self.valid.shape[1]))
 
     def noisy(self, share: float, noise: "TextEmbedding") -> "TextEmbedding":
-        """Add Gaussian noise of expected length ``share`` of each vector's own; noise: rows of ``draw``."""
+        """Add Gaussian noise of expected length ``share`` of each vector's own; noise: rows of ``sample_noise``."""
         def add(x: Tensor, by: Tensor) -> Tensor:
             return x + share * x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5 * by
         return TextEmbedding(add(self.cls, noise.cls), add(self.tokens, noise.tokens), self.valid)

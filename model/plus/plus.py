@@ -59,7 +59,7 @@ class ESDAPlus(NamedSegmenter):
     def sample_noise(self, batch: int, text: TextEmbedding, text_share: float = 0.0) -> Noise:
         """Draw as ESDA's, without text noise: only the text's similarity is read."""
         kept = torch.rand(batch, len(self.rivals), device=self.rivals.device) >= RIVAL_DROP
-        return Noise(self.decoder.sample_dropout(batch), rivals=kept)
+        return Noise(self.decoder.sample_noise(batch), rivals=kept)
 
     def before_names(self, images: Tensor) -> Views:
         """Encode uint8 RGB (B, 3, S, S) by one pass of the frozen CLIP."""
