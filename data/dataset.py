@@ -1,4 +1,5 @@
 """Data set of every experiment: a list of images and masks in PASCAL's layout, read from disk into batches."""
+import signal
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -132,9 +133,20 @@ def eval_loader(dataset: EvalDataset, batch_size: int, workers: int) -> DataLoad
     return loader(dataset, workers, batch_size=batch_size, collate_fn=_collate_eval)
 
 
+class Loader(DataLoader):
+    """DataLoader whose processes start with signals blocked, until start_worker ignores them: one would end them."""
+
+    def __iter__(self) -> Iterator:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def loader(dataset: Dataset, workers: int, **options) -> DataLoader:
     """Collate batches in ``workers`` processes (0: in this one); their number does not change the batches."""
-    return DataLoader(dataset, num_workers=workers, worker_init_fn=start_worker, persistent_workers=workers > 0,
-                      pin_memory=torch.cuda.is_available(),
-                      # Its own generator: starting a loader must not draw from dropout's.
-                      generator=torch.Generator(), **options)
+    return Loader(dataset, num_workers=workers, worker_init_fn=start_worker, persistent_workers=workers > 0,
+                  pin_memory=torch.cuda.is_available(),
+                  # Its own generator: starting a loader must not draw from dropout's.
+                  generator=torch.Generator(), **options)
