@@ -135,10 +135,12 @@ def start(options, exp, *more, config: str = CONFIG) -> subprocess.Popen:
 def wait_for(exp: Path, epoch: int, step: int, process: subprocess.Popen) -> None:
     """Wait until ``process``, just started, has written a checkpoint of the run in ``exp`` of that step or a later."""
     started = time.time()
-    while True:
+    while time.time() < started + 120:
         assert process.poll() is None, process.communicate()[1]
         for file in exp.rglob("last.pt"):
             at = checkpoint.load(file)["at"]
             if file.stat().st_mtime > started and (at["epoch"], at["step"]) >= (epoch, step):
                 return
         time.sleep(0.02)
+    process.kill()
+    raise AssertionError(f"no checkpoint of epoch {epoch}, step {step}")

@@ -1,7 +1,8 @@
 """Errors that a user can mend: one clear line on stderr, exit status 2, no traceback."""
 import argparse
+import atexit
 import io
-import multiprocessing
+import multiprocessing.util
 import signal
 import sys
 from collections.abc import Callable
@@ -41,6 +42,9 @@ def _end_workers() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)   # torch's raises an error for each that ends
     for worker in workers:
         worker.kill()
+
+
+atexit.register(_end_workers)  # for programs without run_main; after multiprocessing's own handler, so it runs before
 
 
 def run_main(main: Callable[[], int | None]) -> None:

@@ -1,6 +1,10 @@
 """Worker processes: they change nothing but the speed, and one that dies or fails ends the work."""
+import gc
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
@@ -9,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data import dataset
+from util.config import ROOT
 from util.runtime.errors import UserError
 from util.runtime.workers import map_in_processes
 
@@ -62,6 +67,16 @@ class Unsendable:
         raise RuntimeError("no room in /dev/shm")
 
 
+@pytest.fixture(autouse=True)
+def no_worker_is_left(monkeypatch):
+    """Beside one that was killed others may be stuck. As run_main does: Python would wait for them for ever."""
+    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.1)    # s that torch waits for each
+    yield
+    gc.collect()
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+
 each_kind = pytest.mark.parametrize("work", [loaded, mapped])
 
 
@@ -85,3 +100,16 @@ def test_a_worker_s_error_is_the_main_process_s(work):
 def test_a_batch_that_cannot_be_handed_over_ends_the_work():
     with pytest.raises(RuntimeError):
         list(dataset.loader(Numbers(int), 1, batch_size=2, collate_fn=lambda items: Unsendable()))
+
+
+LEAVES = """
+from data.dataset import loader
+batches = iter(loader(list(range(1000)), 2, batch_size=1))
+next(batches)
+raise KeyError("a fault of somebody's program, which has no run_main")
+"""
+
+
+def test_a_program_that_fails_waits_for_no_worker():
+    done = subprocess.run([sys.executable, "-c", LEAVES], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "KeyError" in done.stderr
