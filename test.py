@@ -13,7 +13,7 @@ from util.evaluation.report import table, test_fold, where, write_results
 from util.options import TRAINED
 from util.run import checkpoint
 from util.run.folder import Run
-from util.run.origin import changed_options, in_words, not_zero_shot
+from util.run.origin import changed_data, changed_options, in_words, not_zero_shot
 from util.runtime import distributed, progress
 from util.runtime.errors import UserError, run_main
 
@@ -28,7 +28,7 @@ def main() -> None:
     threshold, about = None, {}
     if saved:
         checkpoint.restore(experiment.model, saved, cfg.weights, experiment.clip)
-        threshold, about = saved["presence_threshold"], _about(saved, cfg)
+        threshold, about = saved["presence_threshold"], _about(saved, cfg, experiment.data.versions)
     run = Run.start(cfg, "-test")
     evaluation = test_fold(experiment, threshold)   # image and name -> logits -> mask at its own size -> counts -> mIoU
     results = write_results(experiment, run, evaluation, cfg.weights, about)
@@ -50,19 +50,22 @@ def _read_weights(cfg: Config) -> dict | None:
     return None
 
 
-def _about(saved: dict, cfg: Config) -> dict:
+def _about(saved: dict, cfg: Config, versions: dict[str, str]) -> dict:
     """Describe the tested weights for results; rank 0 warns on stderr of what is not zero-shot or changed."""
     origin, changed = saved["trained_on"], changed_options(saved, cfg)
-    reason = not_zero_shot(origin, cfg)
+    reason, data = not_zero_shot(origin, cfg), changed_data(origin, cfg, versions)
     if not distributed.rank():
         if reason:
             print(f"note: {cfg.weights}: not zero-shot on {cfg.dataset} fold {cfg.fold}: {reason}", file=sys.stderr)
+        if data:
+            print(f"note: {cfg.weights}: {data}", file=sys.stderr)
         if changed:
             hint = "" if origin else f"; config/{cfg.dataset}/released.yaml has the options of the released code"
             print(f"note: {cfg.weights}: tested with other options than trained with: {in_words(changed)}{hint}",
                   file=sys.stderr)
     return {"epoch": saved["epoch"] + 1, **({"trained_on": origin} if origin else {}),
-            **({"not_zero_shot": reason} if reason else {}), **({"changed_options": changed} if changed else {})}
+            **({"not_zero_shot": reason} if reason else {}), **({"changed_options": changed} if changed else {}),
+            **({"changed_data": data} if data else {})}
 
 
 if __name__ == "__main__":

@@ -61,11 +61,14 @@ class Trainer(Experiment):
         self.optimizer = make_optimizer(self.model, cfg.train)
         self.losses_of = build_losses(self.model, cfg)
         self.draw, self.seen = self.data.draws()[0], self.data.seen_samples()  # what an epoch is scored by
+        if cfg.train.select == "seen" and not self.seen:
+            raise UserError(f"train.select=seen: no image of {cfg.data.val_list} shows a seen class, or "
+                            f"eval.seen_samples is 0; choose another train.select")
         self.at, self.last_scores, self.seconds, self.saved = Position(), None, 0.0, 0.0
-        self.best: dict[str, dict | None] = {"unseen": None, "seen": None}  # scores of the best epochs so far
+        self.best: dict[str, dict | None] = dict.fromkeys(["unseen", "seen"] if self.seen else ["unseen"])  # so far
         self.history: list[dict] = []                                       # every epoch's scores, for curves
         self.trained_on = origin_of(cfg, start and {"file": cfg.weights, "epoch": start["epoch"] + 1,
-                                                    "trained_on": start["trained_on"]})
+                                                    "trained_on": start["trained_on"]}, self.data.versions)
         if saved:
             self._restore(saved, file)
         self.not_zero_shot = not_zero_shot(self.trained_on, cfg)
@@ -84,6 +87,10 @@ class Trainer(Experiment):
         self.run.log(f"fold {self.cfg.fold}: unseen {', '.join(map(self.data.classes.name, self.data.unseen))}")
         if self.not_zero_shot:
             self.run.log(f"NOT ZERO-SHOT: {self.not_zero_shot}")
+        if "changed_data" in self.trained_on:
+            self.run.log(f"CHANGED: {self.trained_on['changed_data']}")
+        if not self.seen:
+            self.run.log("no image to test on shows a seen class: no seen score, and no threshold of presence")
         if start:
             changed = changed_options(start, self.cfg)
             self.run.log(f"starts from {self.cfg.weights}: {len(start['model'])} trained tensors of epoch "
@@ -150,20 +157,21 @@ class Trainer(Experiment):
         unseen, kept, _ = evaluate(predict, data.loader(samples), data.unseen, data.classes, data.sample_protocol,
                                    label="unseen classes", draws=[self.draw], keep=spread(samples, SHOWN))
         seen = evaluate(predict, data.loader(self.seen), data.seen, data.classes, "exhaustive",
-                        label="seen classes").scores
+                        label="seen classes").scores if self.seen else None
         means = self.at.means()
         terms = ", ".join(f"{TERMS[name].label} {means[name]:.4f}" for name in self.losses_of.weights)
         self.run.log(f"epoch {epoch + 1}/{self.cfg.train.epochs}: loss {means['loss']:.4f} ({terms})  "
                      f"{self.miou} {unseen['miou']:.2f} "
                      f"({unseen['protocol']}, {unseen['samples']} samples)  FB-IoU {unseen['fb_iou']:.2f}  "
-                     f"seen mIoU {seen['miou']:.2f} ({seen['samples']} samples)")
+                     + (f"seen mIoU {seen['miou']:.2f} ({seen['samples']} samples)" if seen else "no seen samples"))
         step = (epoch + 1) * self.batches.batches - 1  # of its last iteration: a run resumed after it keeps the scores
-        self.run.scalars({"mIoU_unseen": unseen["miou"], "seen/mIoU": seen["miou"], "unseen/FB-IoU": unseen["fb_iou"],
+        self.run.scalars({"mIoU_unseen": unseen["miou"], "unseen/FB-IoU": unseen["fb_iou"],
+                          **({"seen/mIoU": seen["miou"]} if seen else {}),
                           **{f"unseen_IoU/{name}": iou for name, iou in unseen["per_class"].items()}}, step)
         for k, p in enumerate(kept.values()):
             self.run.picture(f"unseen/{k:02d}_{data.classes.name(p.sample.class_id)}", panel(p, data.classes), step)
-        return {"epoch": epoch + 1, "miou": unseen["miou"], "fb_iou": unseen["fb_iou"], "seen_miou": seen["miou"],
-                **{key: unseen[key] for key in ("per_class", "protocol", "samples")}}
+        return {"epoch": epoch + 1, "seen_miou": seen and seen["miou"],
+                **{key: unseen[key] for key in ("miou", "fb_iou", "per_class", "protocol", "samples")}}
 
     def _out_of_patience(self) -> bool:
         """Check patience by the score that selects: to stop by the unseen classes would be to look at them."""
@@ -177,7 +185,7 @@ class Trainer(Experiment):
         distributed.wait()  # for rank 0 to have saved
         saved = checkpoint.load(weights)
         checkpoint.restore(self.model, saved, weights, self.clip)
-        threshold = calibrate(self.predictor(), self.data, self.seen)
+        threshold = calibrate(self.predictor(), self.data, self.seen) if self.seen else None
         self.run.write_checkpoint(weights.name, {**saved, "presence_threshold": threshold})
         steps = self.at.epoch * self.batches.batches
         results = write_results(self, self.run, test_fold(self, threshold), str(weights), {
@@ -222,7 +230,7 @@ class Trainer(Experiment):
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
         self.best, self.last_scores, self.history = saved["best"], saved["last_scores"], saved["history"]
         self.seconds = saved["seconds"]
-        self.trained_on = resume.origin_of_resumed(saved, self.cfg)
+        self.trained_on = resume.origin_of_resumed(saved, self.cfg, self.data.versions)
 
 
 def main() -> None:

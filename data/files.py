@@ -1,6 +1,7 @@
 """Readers and writers of lists, images and masks. Each error is one line that names the file and the remedy."""
 import io
 import posixpath
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -16,9 +17,12 @@ from util.runtime.png import encode_png
 from util.runtime.workers import map_in_processes
 
 Image.MAX_IMAGE_PIXELS = 1 << 29    # Pillow refuses twice as many, 2^30, as OpenCV does
-JPEG, SCAN_OF_JPEG, END_OF_JPEG, PNG = b"\xff\xd8", b"\xff\xda", b"\xff\xd9", b"\x89PNG\r\n\x1a\n"
+JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+# Markers of a JPEG: 00 and D0 to D7 belong to the pixels' code, and FF only fills
+MARKER, END_OF_JPEG, PROGRESSIVE = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]"), b"\xff\xd9", b"\xff\xc2"
+GREYS = np.array([[128], [64]])     # what an empty code decodes to, the second one as CMYK
 GREY, PALETTE = 0, 3                # colour types of a PNG
-ORIENTATION = 0x0112                # EXIF's tag
+ORIENTATION, DEPTH = 0x0112, 258    # EXIF's tag, and TIFF's of the bits a channel
 CHECK = "check data.root and the list that names it"
 MAKERS = {"pascal": "data.prepare pascal", "coco": "data.prepare coco", "shapes": "data.shapes.make"}
 
@@ -78,15 +82,6 @@ def write_changed(path: Path, data: bytes) -> None:
         write_bytes_atomically(path, data)
 
 
-def overlap(train: list[tuple[str, str]], val: list[tuple[str, str]]) -> str:
-    """Describe images or masks that two lists share; "" without any."""
-    for what, ours, theirs in zip(("images", "masks"), zip(*train), zip(*val)):
-        both = set(map(posixpath.normpath, ours)) & set(map(posixpath.normpath, theirs))
-        if both:
-            return f"{len(both)} {what} are in the training and in the validation list, such as {min(both)}"
-    return ""
-
-
 def write_masks(paint: Callable[[object], np.ndarray], jobs: dict[Path, object], replace: bool = True) -> None:
     """Write ``paint(what)``, (H, W) uint8, as PNG for each {path: what}, on all cores; ``paint`` must be picklable.
 
@@ -105,16 +100,27 @@ def _write_mask(paint: Callable, replace: bool, job: tuple[Path, object]) -> Non
 
 # Images and masks
 
-def read_image(path: str | Path, upright: bool = False) -> np.ndarray:
-    """Read (H, W, 3) uint8 RGB, from grey and CMYK files too.
+def read_image(path: str | Path, upright: bool = False, alpha: bool = False) -> np.ndarray:
+    """Read (H, W, 3) uint8 RGB, from grey and CMYK files too; what is transparent lies on white, as people see it.
 
-    upright: apply a JPEG's EXIF rotation; off by default because masks are drawn on stored pixels.
-    Raises UserError for a missing, unreadable or truncated file, and for one with other than 8 bits a channel.
+    upright: apply EXIF's rotation; off by default because masks are drawn on stored pixels. alpha: (H, W, 4), hidden
+    colours as stored. Raises UserError for a missing, unreadable or cut file, and for more than 8 bits a channel.
     """
     data = read_file(path, CHECK)
-    depth = 0 if data.startswith(JPEG) else cv2.IMREAD_ANYDEPTH
-    turn = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    return cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR | turn | depth), cv2.COLOR_BGR2RGB)
+    image = _decode(path, data)
+    if isinstance(image, np.ndarray):   # OpenCV's
+        pixels, turn = cv2.cvtColor(image, cv2.COLOR_BGR2RGBA if alpha else cv2.COLOR_BGR2RGB), upright
+    else:
+        pixels = np.array(image.convert("RGBA") if alpha else on_white(image))
+        turn = upright != (image.format == "TIFF")  # which Pillow, like OpenCV, turns unasked
+    return turned(pixels, orientation(path), back=not upright) if turn else pixels
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """Convert to RGB, transparent pixels laid on white."""
+    if image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
 
 
 def read_mask(path: str | Path, classes: int) -> np.ndarray:
@@ -126,9 +132,10 @@ def read_mask(path: str | Path, classes: int) -> np.ndarray:
     data = read_file(path, CHECK)
     bits, kind = data[24:26] if data.startswith(PNG) and len(data) >= 26 else (0, GREY)
     good = bits in (1, 2, 4, 8) and kind in (GREY, PALETTE)
-    mask = _decode(path, data, cv2.IMREAD_UNCHANGED if kind == GREY else None,
-                   "" if good else "not a grey or palette PNG of 8 bits or fewer, which holds a class id a pixel")
-    if kind == GREY and bits < 8:  # decoders stretch class 1 to 17, 85 or 255
+    image = _decode(path, data, "" if good else "not a grey or palette PNG of 8 bits or fewer, which holds a class id "
+                                                "a pixel")
+    mask = np.array(image if kind == PALETTE else image.convert("L"))
+    if kind == GREY and bits < 8:  # Pillow stretches class 1 to 17, 85 or 255
         mask //= 255 // (2 ** bits - 1)
     wrong = mask[(mask > classes) & (mask < 255)]
     if wrong.size:
@@ -149,6 +156,12 @@ def read_pair(root: str | Path, pair: tuple[str, str], classes: int) -> tuple[np
     return image, mask
 
 
+def palette_of(mask: str | Path) -> bytes:
+    """Read the palette of a mask, RGB after RGB; b"" for a grey one."""
+    with Image.open(mask) as image:
+        return bytes(image.getpalette("RGB")) if image.mode == "P" else b""
+
+
 def orientation(path: str | Path) -> int:
     """Read an image's EXIF orientation, 1..8: from 2 on turned or mirrored, from 5 on by a quarter."""
     with suppress(Exception), Image.open(path) as image:  # Pillow raises many kinds where OpenCV reads a file
@@ -156,17 +169,48 @@ def orientation(path: str | Path) -> int:
     return 1
 
 
-def _decode(path: str | Path, data: bytes, flags: int | None, problem: str = "") -> np.ndarray:
-    """Decode uint8 pixels by OpenCV; ``flags`` None: palette indices by Pillow. Raises UserError for ``problem``."""
-    pixels = None
-    with suppress(Exception):  # Pillow raises many kinds, OpenCV one for empty and for vast files
-        pixels = (np.array(Image.open(io.BytesIO(data)), np.uint8) if flags is None else
-                  cv2.imdecode(np.frombuffer(data, np.uint8), flags))
-    # A decoder fills what a cut JPEG lacks with grey and says nothing; a whole one ends its last scan with a marker.
-    cut = data.startswith(JPEG) and data.rfind(END_OF_JPEG) < data.rfind(SCAN_OF_JPEG)
-    problem = (problem or cut and "the JPEG is cut short"
-               or pixels is None and "not a readable image of at most 2^30 pixels"
-               or pixels.dtype != np.uint8 and f"has {pixels.dtype} values, where an image has 8 bits a channel")
+def turned(pixels: np.ndarray, orientation: int, back: bool = False) -> np.ndarray:
+    """Turn stored pixels (H, W, ...) upright, or upright ones ``back``, by EXIF's orientation (EXIF 2.3, 4.6.4)."""
+    orientation = {6: 8, 8: 6}.get(orientation, orientation) if back else orientation
+    pixels = pixels.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else pixels
+    pixels = pixels[:, ::-1] if orientation in (2, 3, 6, 7) else pixels
+    return np.ascontiguousarray(pixels[::-1] if orientation in (3, 4, 7, 8) else pixels)
+
+
+def _decode(path: str | Path, data: bytes, problem: str = ""):
+    """Decode a JPEG by OpenCV to (H, W, 3) uint8 BGR, others by Pillow to its Image. Raises UserError."""
+    pixels, bits, cut = None, 8, False
+    with suppress(Exception):  # they raise many kinds
+        if data.startswith(JPEG):
+            pixels, cut = _decode_jpeg(data)
+        else:
+            image = Image.open(io.BytesIO(data))
+            bits = data[24] if data.startswith(PNG) else max(getattr(image, "tag_v2", {}).get(DEPTH, [8]))
+            image.load()
+            pixels = image if image.mode != "LAB" else None
+    problem = (problem or bits > 8 and f"has {bits} bits a channel, where an image has 8 (stretch its values to 0..255)"
+               or cut and "the JPEG is cut short" or pixels is None and "not a readable image of at most 2^30 pixels"
+               + " (HEIC is not read; convert it to JPEG)" * (data[4:8] == b"ftyp"))
     if problem:
         raise UserError(f"{path}: {problem}; fetch, unpack or save it again (docs/data.md)")
     return pixels
+
+
+def _decode_jpeg(data: bytes) -> tuple[np.ndarray, bool]:
+    """Decode (H, W, 3) uint8 BGR, and tell whether the code of the pixels ends too early: the rest is grey then.
+
+    A file with an end marker and no such grey in the last corner is whole. Of others the decoder is asked, by more code
+    before the end marker, which a whole picture does not read. Behind the marker may lie anything, such as a film.
+    """
+    at, progressive = len(JPEG), False
+    while (marker := MARKER.search(data, at)) and marker[0] != END_OF_JPEG:
+        progressive |= marker[0] == PROGRESSIVE
+        at = marker.end() + int.from_bytes(data[marker.end():marker.end() + 2], "big")
+    whole = np.frombuffer(data if marker else data + END_OF_JPEG, np.uint8)
+    pixels = cv2.imdecode(whole, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if marker and not progressive and np.abs(pixels[-1, -1] - GREYS).max(axis=1).min() > 2:
+        return pixels, False
+    code = data[:marker.start()] if marker else data.rstrip(b"\0")  # with which downloads fill what they lack
+    more = bytes(range(127, 0, -1)) * 4
+    return pixels, not np.array_equal(*(np.array(Image.open(io.BytesIO(whole))) for whole in (
+        code + END_OF_JPEG, code + more + END_OF_JPEG)))

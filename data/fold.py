@@ -2,10 +2,9 @@
 from torch.utils.data import DataLoader
 
 from data.dataset import EvalDataset, TrainBatches, TrainDataset, eval_loader, loader, mean_colour
-from data.files import overlap
 from data.folds import classes_of
-from data.index import read_index
-from data.samples import Sample, eval_samples, exhaustive, spread, train_images
+from data.index import overlap, read_index
+from data.samples import Sample, eval_samples, exhaustive, some, spread, train_images
 from data.transform import FITS
 from util.config import Config
 from util.runtime import distributed
@@ -29,7 +28,7 @@ class FoldData:
         """Return loader, batch sampler and number of images. Raises UserError if the lists overlap."""
         cfg, count = self.cfg, len(self.classes.names)
         index = read_index(cfg.data.root, cfg.data.train_list or "data.train_list", count, cfg.dataset)
-        common = overlap(index.pairs, self.index.pairs)
+        common = overlap(index, self.index)
         if common:
             raise UserError(f"{cfg.data.train_list}: {common} ({cfg.data.val_list}), so that scores would be of images "
                             f"that were trained on; take them out of one of the two")
@@ -57,11 +56,12 @@ class FoldData:
         Raises UserError if they show no seen or no unseen class: its mIoU would always be 0.
         """
         for class_ids in (self.unseen, self.seen):
-            exhaustive(self.index, class_ids, 1)
+            some(exhaustive(self.index, class_ids, 1), self.index,
+                 f"shows any of {', '.join(map(self.classes.name, class_ids))}")
         return [Sample(row, 0) for row in range(len(self.index.pairs))]
 
     def seen_samples(self) -> list[Sample]:
-        """Take ``eval.seen_samples`` validation samples of the seen classes."""
+        """Take ``eval.seen_samples`` validation samples of the seen classes; there may be none."""
         return spread(exhaustive(self.index, self.seen, self.cfg.data.min_pixels), self.cfg.eval.seen_samples)
 
     def loader(self, samples: list[Sample], originals: bool = False) -> DataLoader:

@@ -2,8 +2,9 @@
 import hashlib
 import io
 import os
+import posixpath
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import how_to_make, read_list, read_mask
+from data.files import how_to_make, palette_of, read_list, read_mask
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError
 from util.runtime.progress import progress
@@ -23,6 +24,7 @@ class Index:
     list_file: str
     pairs: list[tuple[str, str]]
     pixels: np.ndarray
+    files: Sequence = ()    # what tells each image's file from others, under whatever path it is listed
 
     @property
     def version(self) -> str:
@@ -32,10 +34,11 @@ class Index:
 
 
 def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: str = "") -> Index:
-    """Read or make an index; dataset: for the remedy. Raises UserError for missing files, bad or classless masks."""
+    """Read or make an index; dataset: for the remedy. Raises UserError for missing files, bad or classless masks, an
+    image that is listed twice, and masks whose palettes disagree."""
     root, remedy = Path(root), how_to_make(dataset)
     pairs = read_list(list_file, remedy)
-    digest = hashlib.sha256(f"{classes}".encode())
+    digest = hashlib.sha256(f"{classes}, palettes compared".encode())
     for image, mask in pairs:
         try:
             os.stat(root / image)
@@ -45,20 +48,33 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
         # The time of the last change catches a mask that was copied here with its old time and size.
         digest.update(f"{image} {mask} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode())
     kept = root / "index" / f"{Path(list_file).stem}-{digest.hexdigest()[:16]}.npy"
+    files, colours = [identity(root / image) for image, _ in pairs], []
     if kept.is_file():
         pixels = np.load(kept)
     else:
-        pixels = np.stack(map_in_threads(lambda pair: count_pixels(read_mask(root / pair[1], classes), classes), pairs,
-                                         f"indexing {Path(list_file).name}")).astype(np.int64)
+        pixels, colours = zip(*map_in_threads(
+            lambda mask: pixels_and_colours(mask, read_mask(mask, classes), classes),
+            [root / mask for _, mask in pairs], f"indexing {Path(list_file).name}"))
+        pixels = np.stack(pixels).astype(np.int64)
         print(f"indexed {len(pairs)} masks of {list_file}", file=sys.stderr, flush=True)  # stdout may be a manifest
+    problem = repeated(pairs, files) or two_colours(pairs, colours)
+    if not pixels[:, 1:].any():
+        problem = ("no mask shows any class, only 0 and 255 (background and ignored); masks hold class ids from 1 on, "
+                   "so write 1 where 255 stands for an object")
+    if problem:
+        raise UserError(f"{list_file}: {problem}")
+    if not kept.is_file():
         buffer = io.BytesIO()
         np.save(buffer, pixels)
         with suppress(UserError):   # where the folder cannot be written to, each run counts again
             write_bytes_atomically(kept, buffer.getvalue())
-    if not pixels[:, 1:].any():
-        raise UserError(f"{list_file}: no mask shows any class, only 0 and 255 (background and ignored); masks hold "
-                        f"class ids from 1 on, so write 1 where 255 stands for an object")
-    return Index(str(list_file), pairs, pixels)
+    return Index(str(list_file), pairs, pixels, files)
+
+
+def pixels_and_colours(path: Path, mask: np.ndarray, classes: int) -> tuple[np.ndarray, dict[int, bytes]]:
+    """Count a mask's pixels of each class, (classes + 1,), and look up the RGB that its palette gives these classes."""
+    pixels, palette = count_pixels(mask, classes), palette_of(path)
+    return pixels, {c: palette[3 * c:3 * c + 3] for c in np.flatnonzero(pixels).tolist() if palette}
 
 
 def count_pixels(mask: np.ndarray, classes: int) -> np.ndarray:
@@ -70,3 +86,49 @@ def map_in_threads(function: Callable, items: list, label: str) -> list:
     """Map ``function`` over items, in order, with progress. Threads suffice: OpenCV decodes outside the GIL."""
     with ThreadPoolExecutor() as pool:
         return list(progress(pool.map(function, items), label, len(items)))
+
+
+# Lists and masks that are not what they seem
+
+def identity(path: Path) -> object:
+    """Return what a file has alone, under whatever path it is listed; the path itself where none is there."""
+    with suppress(OSError):
+        status = os.stat(path)
+        return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)  # some systems lack it
+    return os.path.normpath(path)
+
+
+def repeated(pairs: list[tuple[str, str]], files: list) -> str:
+    """Describe an image that a list holds twice, under other paths; "" without one."""
+    first: dict[object, str] = {}
+    for (image, _), file in zip(pairs, files):
+        if first.setdefault(file, image) != image:
+            return f"{first[file]} and {image} are one file; list each image once"
+    return ""
+
+
+def overlap(train: Index, val: Index) -> str:
+    """Describe images or masks that two lists share; "" without any."""
+    masks = [[posixpath.normpath(mask) for _, mask in index.pairs] for index in (train, val)]
+    for k, (what, ours, theirs) in enumerate((("images", train.files, val.files), ("masks", *masks))):
+        both = set(ours) & set(theirs)
+        if both:
+            one = min(pair[k] for pair, file in zip(train.pairs, ours) if file in both)
+            return f"{len(both)} {what} are in the training and in the validation list, such as {one}"
+    return ""
+
+
+def two_colours(pairs: list[tuple[str, str]], colours: list[dict[int, bytes]]) -> str:
+    """Describe a value that has other colours in the palettes of two masks; "" without one.
+
+    A tool that shortens a palette to the colours in use renumbers the values, while the picture stays the same.
+    """
+    first: dict[int, tuple[str, bytes]] = {}
+    for (_, mask), found in zip(pairs, colours):
+        for value, colour in found.items():
+            other, its = first.setdefault(value, (mask, colour))
+            if its != colour:
+                return (f"the value {value} has the colour #{its.hex()} in {other} and #{colour.hex()} in {mask}: a "
+                        f"tool renumbered the palette. Make the masks anew from their colours (data.prepare masks "
+                        f"--colours), or save them as grey PNGs if their values are right")
+    return ""

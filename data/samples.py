@@ -45,7 +45,7 @@ def train_images(index: Index, classes: Classes, fold: int, min_pixels: int, whi
     good = (index.pixels[:, allowed] >= min_pixels).any(axis=1)
     if which == "seen":
         good &= index.pixels[:, unseen].sum(axis=1) == 0
-    rows = _some(np.flatnonzero(good).tolist(), index, f"shows a class to learn from with {min_pixels} pixels"
+    rows = some(np.flatnonzero(good).tolist(), index, f"shows a class to learn from with {min_pixels} pixels"
                  + " and no unseen class" * (which == "seen"))
     visible = index.pixels[np.ix_(rows, allowed)] > 0
     present, absent = ([tuple(allowed[which].tolist()) for which in part] for part in (visible, ~visible))
@@ -53,10 +53,9 @@ def train_images(index: Index, classes: Classes, fold: int, min_pixels: int, whi
 
 
 def exhaustive(index: Index, class_ids: tuple[int, ...], min_pixels: int) -> list[Sample]:
-    """List every image with each class of ``class_ids`` it shows, in list order. Raises UserError if there is none."""
+    """List every image with each class of ``class_ids`` it shows, in list order."""
     present = np.argwhere(index.pixels[:, class_ids] >= min_pixels).tolist()
-    return _some([Sample(row, class_ids[k]) for row, k in present], index,
-                 f"shows any of the classes {list(class_ids)} with {min_pixels} pixels")
+    return [Sample(row, class_ids[k]) for row, k in present]
 
 
 def episodic(index: Index, class_ids: tuple[int, ...], min_pixels: int, count: int, seed: int) -> list[Sample]:
@@ -73,11 +72,14 @@ def episodic(index: Index, class_ids: tuple[int, ...], min_pixels: int, count: i
 def eval_samples(cfg: Config, index: Index, classes: Classes) -> list[list[Sample]]:
     """Return the fold's test samples; ``eval.draws`` lists under the episodic protocol.
 
-    Under the generalised protocol they are the exhaustive ones, which select the epoch in training.
+    Under the generalised protocol they are the exhaustive ones, which select the epoch in training. Raises UserError
+    where there is none.
     """
     unseen, options = classes.unseen(cfg.fold), cfg.eval
     if options.manifest:
         return [read_manifest(options.manifest, index, classes, unseen)]
+    some(exhaustive(index, unseen, cfg.data.min_pixels), index,
+         f"shows an unseen class ({', '.join(map(classes.name, unseen))}) with {cfg.data.min_pixels} pixels")
     if options.protocol == "episodic":
         return [episodic(index, unseen, cfg.data.min_pixels, options.samples, options.seed + k)
                 for k in range(options.draws)]
@@ -96,7 +98,8 @@ def spread(samples: list, count: int) -> list:
     return [samples[i] for i in np.linspace(0, len(samples) - 1, count).round().astype(int)]
 
 
-def _some(items: list, index: Index, what: str) -> list:
+def some(items: list, index: Index, what: str) -> list:
+    """Return ``items``. Raises UserError where there are none: no image of the list does ``what``."""
     if not items:
         raise UserError(f"{index.list_file}: the fold is empty: no image {what}; check the lists, data.classes and "
                         f"data.min_pixels")
@@ -130,7 +133,7 @@ def read_manifest(path: str | Path, index: Index, classes: Classes, allowed: tup
             raise UserError(f"{path}:{number}: {problem}; a line is a mask, a class id and the class's name, of the "
                             f"data and the fold that the manifest was made from")
         samples.append(Sample(row, class_id))
-    return _some(samples, index, f"is named by {path}")
+    return some(samples, index, f"is named by {path}")
 
 
 def main() -> None:

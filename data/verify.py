@@ -14,9 +14,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data.files import how_to_make, orientation, overlap, read_list, read_pair
+from data.files import how_to_make, orientation, read_list, read_pair
 from data.folds import Classes, classes_of
-from data.index import Index, count_pixels, map_in_threads
+from data.index import Index, identity, map_in_threads, overlap, pixels_and_colours, repeated, two_colours
 from data.prepare.published import compare, fold_of
 from model import IGNORE
 from util.config import Config, from_command_line
@@ -32,6 +32,7 @@ SHOWN = 10                  # problems named on screen
 class Checked(NamedTuple):
     """Check of one list line."""
     pixels: np.ndarray      # of each class, (K + 1,)
+    colours: dict[int, bytes] = {}  # in the palette, of the classes shown
     digest: bytes = b""     # of the mask
     problem: str = ""       # why it cannot be used
     turned: bool = False    # the image has an EXIF rotation, which is ignored
@@ -44,14 +45,16 @@ def check_pair(root: str, classes: int, pair: tuple[str, str]) -> Checked:
     except UserError as error:
         return Checked(np.zeros(classes + 1, np.int64), problem=str(error))
     digest = hashlib.sha256(f"{pair[1]} {mask.shape}".encode() + mask.tobytes()).digest()
-    return Checked(count_pixels(mask, classes), digest, "", orientation(Path(root, pair[0])) > 1, IGNORE in mask)
+    return Checked(*pixels_and_colours(Path(root, pair[1]), mask, classes), digest, "",
+                   orientation(Path(root, pair[0])) > 1, IGNORE in mask)
 
 
 def check_list(root: str, list_file: str, classes: int, remedy: str) -> tuple[Index, list[Checked]]:
     """Read all pairs of a list; an empty name, of a set to test on alone, is an empty list."""
     pairs = read_list(list_file, remedy) if list_file else []
     checked = map_in_threads(partial(check_pair, root, classes), pairs, f"reading {list_file}")
-    return Index(list_file, pairs, np.array([c.pixels for c in checked]).reshape(-1, classes + 1)), checked
+    return Index(list_file, pairs, np.array([c.pixels for c in checked]).reshape(-1, classes + 1),
+                 [identity(Path(root, image)) for image, _ in pairs]), checked
 
 
 def digest_of(checked: list[Checked]) -> str:
@@ -81,7 +84,9 @@ def verify(name: str, cfg: Config) -> list[str]:
     checked, shown = of_train + of_val, [(index.pixels >= data.min_pixels).sum(axis=0) for index in (train, val)]
     folds = [fold_of(train, val, classes, fold, cfg) for fold in range(len(classes.folds))]
     lines = compare(name, cfg, classes, val, len(train.pairs), folds, sum(c.outlined for c in checked))
-    problems = list(filter(None, [*(c.problem for c in checked), overlap(train.pairs, val.pairs),
+    problems = list(filter(None, [*(c.problem for c in checked), overlap(train, val),
+                                  *(repeated(index.pairs, index.files) for index in (train, val)),
+                                  two_colours(train.pairs + val.pairs, [c.colours for c in checked]),
                                   *(line for line in lines if line.startswith("WRONG"))]))
     turned = [pair[0] for pair, c in zip(train.pairs + val.pairs, checked) if c.turned]
     if turned:

@@ -190,7 +190,7 @@ class Eval:
         0, "final test: rounds in which pixels that look alike share their logits, so that borders follow the image "
         "(PAMR; NACLIP, too, takes 10); 0: none. Gain: docs/plus.md", least=0)
     seen_samples: int = option(
-        200, "pairs of held-out images and seen classes, evenly spaced, scored beside the unseen ones", least=1)
+        200, "pairs of held-out images and seen classes, evenly spaced, scored beside unseen ones; 0: none", least=0)
     name_check: bool = option(
         False, "final test: AUC of the name and score under an absent name (a second pass)", numbers=False)
 

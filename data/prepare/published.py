@@ -30,11 +30,9 @@ FOLDS = {
 
 def fold_of(train: Index, val: Index, classes: Classes, fold: int, cfg: Config) -> tuple[list[str], list[str]]:
     """List a fold's training images, and the image of each test pair. An empty fold is no error here."""
-    rows, samples = [], []
+    rows, samples = [], exhaustive(val, classes.unseen(fold), cfg.data.min_pixels)
     with suppress(UserError):
         rows = train_images(train, classes, fold, cfg.data.min_pixels, cfg.data.train_classes).rows
-    with suppress(UserError):
-        samples = exhaustive(val, classes.unseen(fold), cfg.data.min_pixels)
     return [train.pairs[row][0] for row in rows], [val.pairs[sample.row][0] for sample in samples]
 
 

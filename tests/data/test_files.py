@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.files import overlap, read_image, read_list, read_mask, read_pair, write_lists
+from data.files import read_image, read_list, read_mask, read_pair, write_lists
+from util.predict.inputs import as_image
 from util.runtime.errors import UserError
 
 HEIGHT, WIDTH = 60, 90
@@ -67,32 +68,51 @@ def turned(orientation: int) -> Image.Exif:
 
 # Images
 
+FILM = b"\0\0\0\x18ftypmp42 \xff\xda behind the end of a motion photo"
 JPEGS = {
     "colour": jpeg, "grey": lambda p: jpeg(p, "L"), "cmyk": lambda p: jpeg(p, "CMYK"),
-    "progressive": lambda p: jpeg(p, progressive=True),
-    **{f"exif {turn}": lambda p, turn=turn: jpeg(p, exif=turned(turn)) for turn in (3, 6, 8)},  # which is ignored
-    **{f"trailing {end[:4]}": lambda p, end=end: jpeg(p) + end for end in (bytes(99), b"some phone", b"\xff\xd9")}}
+    "progressive": lambda p: jpeg(p, progressive=True), "no end": lambda p: jpeg(p)[:-2],
+    **{f"trailing {end[:4]}": lambda p, end=end: jpeg(p) + end for end in (bytes(99), FILM, b"\xff\xd9")}}
 
 
 @pytest.mark.parametrize("kind", JPEGS)
-def test_a_jpeg_of_any_kind_comes_as_rgb_as_it_is_stored_or_upright(tmp_path, picture, kind):
-    data = JPEGS[kind](picture)
+def test_a_jpeg_of_any_kind_comes_as_rgb(tmp_path, picture, kind):
     expected = Image.fromarray(picture).convert("L").convert("RGB") if kind == "grey" else picture
-    assert_alike(read_image(save(tmp_path / "a.jpg", data)), np.asarray(expected))
-    if kind == "exif 6":
-        assert_alike(read_image(tmp_path / "a.jpg", upright=True), np.rot90(picture, -1))
-    Image.fromarray(picture).save(tmp_path / "a.png")
-    assert np.array_equal(read_image(tmp_path / "a.png"), picture)
+    assert_alike(read_image(save(tmp_path / "a.jpg", JPEGS[kind](picture))), np.asarray(expected))
 
 
-@pytest.mark.parametrize("kind", ["colour", "progressive"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("turn, upright", list(enumerate([
+    lambda p: p, lambda p: p[:, ::-1], lambda p: p[::-1, ::-1], lambda p: p[::-1], lambda p: p.swapaxes(0, 1),
+    lambda p: np.rot90(p, -1), lambda p: np.rot90(p.swapaxes(0, 1), 2), np.rot90], start=1)))
+def test_an_image_is_read_as_it_is_stored_or_upright(tmp_path, picture, kind, turn, upright):
+    """The decoders turn a TIFF, whether they are asked to or not."""
+    Image.fromarray(picture).save(tmp_path / "a", kind, exif=turned(turn), quality=95)
+    assert_alike(read_image(tmp_path / "a"), picture)
+    assert_alike(read_image(tmp_path / "a", upright=True), upright(picture))
+
+
+@pytest.mark.parametrize("mode, kind", [*((mode, "PNG") for mode in ("RGBA", "LA", "P")), ("RGBA", "WEBP"),
+                                        ("RGBA", "TIFF")])
+def test_what_is_transparent_lies_on_white_as_people_see_it(tmp_path, mode, kind):
+    """Left: opaque grey 100; in the middle a half (a palette has none); right: nothing, whatever colour it hides."""
+    grey, alpha = np.tile(np.uint8([100, 100, 7]), (3, 1)), np.tile(np.uint8([255, 128, 0]), (3, 1))
+    image = Image.fromarray(np.dstack([grey, grey, grey, alpha]))
+    image = image.quantize(4, Image.Quantize.FASTOCTREE) if mode == "P" else image.convert(mode)
+    image.save(tmp_path / "a", kind, **{"lossless": True, "exact": True} if kind == "WEBP" else {})
+    assert np.abs(read_image(tmp_path / "a")[0, :, 0] - np.array([100, 177, 255])).max() <= 2
+    assert np.array_equal(as_image(Image.open(tmp_path / "a")), read_image(tmp_path / "a"))
+    assert np.abs(read_image(tmp_path / "a", alpha=True)[0, :, 3] - np.array([255, 128, 0])).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "cmyk", "progressive"])
 def test_a_jpeg_cut_anywhere_is_named(tmp_path, picture, kind):
-    """A download may also leave it padded with zeros to its length."""
+    """A download may also leave it padded with zeros to its length, and a tool may have put an end behind it."""
     whole = JPEGS[kind](picture)
-    for length in [*range(1, len(whole), 197), len(whole) - 2, len(whole) - 1]:
-        for padding in (b"", bytes(len(whole) - length)):
-            path = save(tmp_path / "cut.jpg", whole[:length] + padding)
-            assert str(path) in complaint(read_image, path), f"{length} of {len(whole)} bytes"
+    for length in range(1, len(whole) - 20, 97):
+        for end in (b"", bytes(len(whole) - length), b"\xff\xd9"):
+            path = save(tmp_path / "cut.jpg", whole[:length] + end)
+            assert str(path) in complaint(read_image, path), f"{length} of {len(whole)} bytes and {end[:4]}"
 
 
 def some_mask(path):
@@ -102,8 +122,9 @@ def some_mask(path):
 @pytest.mark.parametrize("read", [read_image, some_mask])
 @pytest.mark.parametrize("data", [
     b"", b"not an image at all", None, *(cv2.imencode(".tiff", values)[1].tobytes() for values in (
-        np.full((3, 4), 4000, np.uint16), np.full((3, 4, 3), 0.5, np.float32)))],  # of which nobody knows what is white
-    ids=["empty", "text", "missing", "16 bits", "float"])
+        np.full((3, 4), 4000, np.uint16), np.full((3, 4, 3), 0.5, np.float32))),  # of which nobody knows what is white
+    *(cv2.imencode(".png", np.full(shape, 900, np.uint16))[1].tobytes() for shape in ((3, 4), (3, 4, 3), (3, 4, 4))),
+    bytes(4) + b"ftypheic"], ids="empty text missing tiff16 float grey16 colour16 alpha16 heic".split())
 def test_what_is_no_image_and_no_mask_is_named(tmp_path, read, data):
     path = tmp_path / "odd.jpg"
     if data is not None:
@@ -204,10 +225,3 @@ def test_what_is_no_list_is_named_with_a_remedy(tmp_path, data):
     if data is not None:
         save(path, data)
     assert str(path) in complaint(read_list, path) and "docs/data.md" in complaint(read_list, path)
-
-
-def test_what_two_lists_share_is_said():
-    ours, others = [("a.jpg", "a.png"), ("b.jpg", "b.png")], [("c.jpg", "c.png")]
-    assert overlap(ours, others) == ""
-    assert "1 images" in overlap(ours, [*others, ("./a.jpg", "d.png")])
-    assert "1 masks" in overlap(ours, [*others, ("d.jpg", "a.png")])

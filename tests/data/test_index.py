@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from runs import complains, in_process
 
-from data.index import read_index
+from data.index import Index, overlap, read_index
 from util.runtime.errors import UserError
 
 
@@ -61,6 +61,41 @@ def test_masks_that_hold_0_and_255_alone_are_told_what_255_means(root):
         Image.fromarray(np.array([[0, 0, 255, 255]], np.uint8)).save(root / f"{name}.png")
     with pytest.raises(UserError, match="write 1 where 255 stands"):
         pixels(root)
+
+
+def test_an_image_that_is_listed_under_two_paths_is_one(root):
+    """In one list, and in two; masks go by their names, as empty ones may be one file."""
+    (root / "link.jpg").symlink_to(root / "a.jpg")
+    os.link(root / "a.png", root / "c.png")
+    index = read_index(root, root / "list.txt", 3)
+    for name, shared in (("link.jpg", "1 images"), (root / "a.jpg", "1 images"), ("c.jpg", "")):
+        (root / "c.jpg").write_bytes(b"another image")
+        (root / "other.txt").write_text(f"{name} c.png\n")
+        assert overlap(index, read_index(root, root / "other.txt", 3))[:8] == shared
+    assert "1 masks" in overlap(index, Index("", [("x.jpg", "./a.png")], index.pixels, ["x.jpg"]))
+    (root / "list.txt").write_text("a.jpg a.png\nlink.jpg c.png\n")
+    with pytest.raises(UserError, match="a.jpg and link.jpg"):
+        read_index(root, root / "list.txt", 3)
+
+
+@pytest.mark.parametrize("colours, named", [
+    ({"a": [0, 10, 20], "b": [0, 10, 20]}, ""), ({"a": [0, 10, 20], "b": [0, 20, 10]}, "value 1 "),
+    ({"a": [0, 10, 20, 77], "b": [0, 10, 20, 88]}, "")], ids=["alike", "renumbered", "beyond what is shown"])
+def test_masks_of_a_list_whose_palettes_give_a_value_two_colours_are_refused(root, colours, named):
+    for name, palette in colours.items():
+        mask = Image.fromarray(np.array([[0, 1, 2, 255]], np.uint8))
+        mask.putpalette([part for grey in palette for part in (grey, grey, 200)] + [9] * 756)
+        mask.save(root / f"{name}.png")
+    options = [f"data.{key}={value}" for key, value in {
+        "root": root, "train_list": "", "val_list": root / "list.txt", "classes": "lists/shapes/classes.yaml"}.items()]
+    if named:
+        with pytest.raises(UserError, match=f"{named}.*#0a0ac8 in a.png and #1414c8 in b.png"):
+            pixels(root)
+    else:
+        assert pixels(root) == [[1, 1, 1, 0]] * 2
+    for name in "ab":
+        Image.new("RGB", (4, 1)).save(root / f"{name}.jpg")
+    assert ("#1414c8" in in_process("data.verify", "shapes", *options, f"exp={root}").stderr) == bool(named)
 
 
 def test_lists_that_share_an_image_are_refused_before_training(tiny_shapes, tiny_options, tmp_path):

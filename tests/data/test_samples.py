@@ -4,11 +4,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data.files import overlap, read_list
+from data.files import read_list
 from data.folds import Classes
 from data.index import Index
-from data.samples import Sample, episodic, exhaustive, spread, train_images
-from util.config import ROOT
+from data.samples import Sample, episodic, eval_samples, exhaustive, spread, train_images
+from util.config import ROOT, Config
+from util.options import Eval
 from util.runtime.errors import UserError
 
 SETS = ("pascal", "coco", "shapes")
@@ -78,7 +79,7 @@ def test_a_class_file_that_cannot_be_is_named(tmp_path, text, named):
 def test_the_published_pascal_lists_are_whole_and_disjoint():
     train, val = (read_list(ROOT / f"lists/pascal/{part}.txt") for part in ("train", "val"))
     assert (len(train), len(val)) == (5953, 1449)
-    assert not overlap(train, val)
+    assert all(set(ours).isdisjoint(theirs) for ours, theirs in zip(zip(*train), zip(*val)))
     for image, mask in train + val:
         name = image.removeprefix("JPEGImages/").removesuffix(".jpg")
         assert (image, mask) == (f"JPEGImages/{name}.jpg", f"SegmentationClassAug/{name}.png")
@@ -145,7 +146,8 @@ def test_an_empty_fold_is_an_error_that_names_list_and_threshold():
     for empty, *arguments in ((train_images, small, classes, 0, PRESENT, "all"),
                               (train_images, whole, classes, 0, PRESENT, "seen"),
                               (train_images, whole, classes, 1, PRESENT, "ignore"),
-                              (exhaustive, small, (1,), PRESENT), (episodic, small, (1,), PRESENT, 10, 321)):
+                              *((eval_samples, Config(eval=Eval(protocol=protocol)), small, classes)
+                                for protocol in ("exhaustive", "episodic", "generalised"))):
         with pytest.raises(UserError, match="some/list.txt.*empty.*2048"):
             empty(*arguments)
     assert train_images(whole, classes, 1, PRESENT, "all").rows == [0, 1, 2, 3, 4]

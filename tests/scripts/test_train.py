@@ -5,10 +5,12 @@ import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import runs
 import torch
 import yaml
+from PIL import Image
 from runs import CONFIG, ENVIRONMENT, complains, in_process, run_folder, same, start, train, wait_for
 
 from data.folds import Classes
@@ -65,6 +67,36 @@ def test_a_run_stopped_again_and_again_goes_on_to_the_same_result(whole, checked
         assert not (folder / "results.json").exists()
         more = [more[0], f"resume={folder}"]
     same(train(checked_options, tmp_path, *more), whole)
+
+
+def test_a_plain_zero_shot_split_trains_without_a_seen_score_and_data_changed_later_is_told(tiny_options, tmp_path):
+    """Two seen classes to train on, two unseen ones to test on; then a pixel of two masks changes."""
+    for n, (part, ids) in enumerate([("train", [1, 2]), ("train", [2]), ("val", [3, 4]), ("val", [4])]):
+        mask = np.zeros((96, 128), np.uint8)
+        for c in ids:
+            mask[10:60, 30 * c - 20:30 * c] = c
+        Image.fromarray(60 * mask).convert("RGB").save(tmp_path / f"{n}.jpg")
+        Image.fromarray(mask).save(tmp_path / f"{n}.png")
+        with open(tmp_path / f"{part}.txt", "a") as file:
+            file.write(f"{n}.jpg {n}.png\n")
+    (tmp_path / "classes.yaml").write_text("classes: [cat, dog, owl, cow]\nfolds: [[owl, cow]]\n")
+    options = [*tiny_options, f"data.root={tmp_path}", f"data.classes={tmp_path}/classes.yaml", "train.epochs=1",
+               *(f"data.{part}_list={tmp_path}/{part}.txt" for part in ("train", "val")), "model.replace_indices=[1]"]
+    complains(in_process("train.py", "--config", CONFIG, *options, "train.select=seen"), "train.select=seen")
+    run = train(options, tmp_path / "exp")
+    before = runs.results(run)
+    assert before["last_epoch"]["seen_miou"] is None and set(before["per_class"]) == {"owl", "cow"}
+    assert "changed_data" not in before["trained_on"]
+    for name in ("1.png", "3.png"):
+        mask = np.array(Image.open(tmp_path / name))
+        mask[0, 0] = mask.max()
+        Image.fromarray(mask).save(tmp_path / name)
+    done = in_process("train.py", f"resume={run}", "train.epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert all(part in runs.results(run)["trained_on"]["changed_data"] for part in ("training", "validation"))
+    done = in_process("test.py", "--config", CONFIG, *options, f"exp={tmp_path}/test",
+                      f"weights={run / 'checkpoints/last.pt'}")
+    assert "validation" in runs.results(run_folder(tmp_path / "test"))["changed_data"] in done.stderr
 
 
 def test_early_stopping_and_sgd(checked_options, tmp_path):

@@ -131,6 +131,8 @@ def table(results: dict) -> str:
         lines.append(f"  started from {start['file']}{unknown}")
     if "changed_options" in results:
         lines.append(f"  tested with other options than trained with: {in_words(results['changed_options'])}")
+    if changed := results.get("changed_data") or results.get("trained_on", {}).get("changed_data"):
+        lines.append(f"  {changed}")
     if results.get("name_auc") is not None:
         absent = results["absent_name_miou"]
         lines.append(f"  the name decides: AUC {results['name_auc']:.3f} against the other objects"

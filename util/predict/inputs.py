@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.files import read_image
+from data.files import on_white, read_image
 from util.runtime.errors import UserError
 
 MOST_PIXELS = 1 << 27   # of an image: 134 megapixels, which take some 3 GB on their way
@@ -42,7 +42,7 @@ def as_image(source) -> np.ndarray:
     if isinstance(source, (str, Path)):
         image = read_image(source, upright=True)
     elif isinstance(source, Image.Image) and source.mode[0] not in "IF":    # of these nobody knows which value is white
-        image = np.array(source.convert("RGB"))
+        image = np.array(on_white(source))
     else:
         image = np.asarray(source)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not 0 < image.size <= 3 * MOST_PIXELS:

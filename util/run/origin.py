@@ -11,18 +11,18 @@ TRAINED_ON = {  # what results say of data.train_classes
 }
 
 
-def origin_of(cfg: Config, start: dict | None = None) -> dict:
+def origin_of(cfg: Config, start: dict | None = None, versions: dict[str, str] | None = None) -> dict:
     """Describe a run's training, for checkpoints and results.
 
     classes: names with masks in training, as in the data set's file; start: {file, epoch, trained_on} of weights that
-    it starts from. A run resumed with more epochs also has ``extended``, the numbers of epochs it was planned for
-    before.
+    it starts from; versions: of the lists with their masks, as in FoldData. A run resumed with more epochs also has
+    ``extended``, the numbers of epochs it was planned for before, and one resumed with other data ``changed_data``.
     """
     known = Classes.read(cfg.data.classes)
     ids = known.seen(cfg.fold) if cfg.data.train_classes != "all" else range(1, len(known.names) + 1)
     return {**{key: getattr(cfg, key) for key in ("dataset", "arch", "fold", "seed")},
             "train_classes": cfg.data.train_classes, "classes": [known.name(c) for c in ids],
-            **({"start": start} if start else {})}
+            "data": versions or {}, **({"start": start} if start else {})}
 
 
 def not_zero_shot(origin: dict | None, cfg: Config) -> str:
@@ -38,6 +38,14 @@ def not_zero_shot(origin: dict | None, cfg: Config) -> str:
             reasons.append(f"trained on masks of {', '.join(met)} ({origin['dataset']} fold {origin['fold']}{every})")
         origin = (origin.get("start") or {}).get("trained_on")
     return "; ".join(reasons)
+
+
+def changed_data(origin: dict | None, cfg: Config, versions: dict[str, str]) -> str:
+    """Name the lists that, or whose masks, are others now than in a training on the same data set, or ""."""
+    then = origin.get("data", {}) if origin and origin["dataset"] == cfg.dataset else {}
+    changed = [{"train": "training", "val": "validation"}[part] for part, version in versions.items()
+               if then.get(part, version) != version]
+    return f"the {' and the '.join(changed)} list, or masks of it, are others than in training" if changed else ""
 
 
 def changed_options(saved: dict, cfg: Config) -> dict[str, dict]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from util.config import Config, changes_numbers, differing, flat, from_dict, to_dict
 from util.run import checkpoint
 from util.run.folder import folder_of
+from util.run.origin import changed_data
 from util.runtime.errors import UserError
 
 
@@ -38,9 +39,12 @@ def read_run(cfg: Config) -> tuple[Config, dict, Path]:
     return cfg, saved, file
 
 
-def origin_of_resumed(saved: dict, cfg: Config) -> dict:
-    """Note in the provenance a schedule lengthened on resume: it is no single poly decay, so numbers differ."""
+def origin_of_resumed(saved: dict, cfg: Config, versions: dict[str, str]) -> dict:
+    """Note in the provenance what makes numbers differ: data changed meanwhile, and a schedule lengthened on resume, as
+    it is no single poly decay."""
     origin, epochs = saved["trained_on"], saved["config"]["train"]["epochs"]
+    if changed := changed_data(origin, cfg, versions):
+        origin = {**origin, "changed_data": changed}
     if epochs == cfg.train.epochs or not (saved["at"]["epoch"] or saved["at"]["step"]):
         return origin
     return {**origin, "extended": [*origin.get("extended", ()), epochs]}
