@@ -6,6 +6,7 @@ Pairs files of the same name (DIR/images/a.jpg with DIR/masks/a.png) and writes 
 image is held out follows from its name alone, so that adding images moves none of the earlier ones.
 """
 import hashlib
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,15 +17,20 @@ IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
-    """Pair (image, mask) paths below ``root``, in order of name. Raises UserError for a file without a partner."""
-    both = [[(file.stem, f"{folder}/{file.name}") for file in sorted((root / folder).glob("*"))
-             if file.suffix.lower() in kinds and file.name[0] != "."]
-            for folder, kinds in ((images, IMAGES), (masks, {".png"}))]
+    """Pair (image, mask) paths below ``root``, in order of name, noting other files. Raises UserError for one alone."""
+    both, passed = [], ""
+    for folder, kinds in ((images, IMAGES), (masks, {".png"})):
+        files = sorted((root / folder).glob("[!.]*"))
+        both.append([(file.stem, f"{folder}/{file.name}") for file in files if file.suffix.lower() in kinds])
+        other = [file.name for file in files if file.suffix.lower() not in kinds and file.is_file()]
+        passed += f"; {len(other)} of other kinds in {folder} passed over: {', '.join(other[:5])}" if other else ""
     of_images, of_masks = (Counter(stem for stem, _ in files) for files in both)
     alone = sorted((of_images - of_masks) + (of_masks - of_images))
     if alone or not of_images:
-        raise UserError(f"{root}: images in {images} ({', '.join(sorted(IMAGES))}) and masks in {masks} (.png) belong "
-                        f"together by name; without a partner, or there twice: {', '.join(alone[:5]) or 'no images'}")
+        raise UserError(f"{root}: images in {images} ({', '.join(sorted(IMAGES))}) and masks in {masks} (.png) pair up "
+                        f"by name; without a partner, or there twice: {', '.join(alone[:5]) or 'no images'}{passed}")
+    if passed:
+        print(f"note: {root}{passed}", file=sys.stderr)
     mask_of = dict(both[1])
     return [(image, mask_of[stem]) for stem, image in both[0]]
 

@@ -2,7 +2,9 @@
 import gzip
 import json
 import re
-from collections import defaultdict
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -28,12 +30,15 @@ OUTSIDE = 0.1           # of the longer side: a corner farther outside its image
 
 
 class Annotated(NamedTuple):
-    """Image and its instances, each (category id, iscrowd, segmentation), in the file's order."""
+    """Image and its instances, each (category id, iscrowd, outline), in the file's order.
+
+    An outline is a list of polygons, (N, 2) int32 corners each, and of run-length codes.
+    """
     id: int
     name: str
     height: int
     width: int
-    instances: list[tuple[int, int, list | dict]]
+    instances: list[tuple[int, bool, list[np.ndarray | dict]]]
 
 
 def prepare(root: Path, train: Members, val: Members, annotations: Members) -> None:
@@ -61,54 +66,106 @@ def val_order() -> list[int]:
     return [int(line) for line in gzip.decompress((ROOT / "lists/coco/val_order.txt.gz").read_bytes()).split()]
 
 
-def read_instances(file: Path, names: list[str] | None = None) -> tuple[dict[int, str], list[Annotated]]:
+def read_instances(file: Path, names: list[str] | None = None, objects: bool = False) -> tuple[dict, list[Annotated]]:
     """Read an instances JSON: categories {id: name} sorted by id, and images in the file's order.
 
-    Folders in file names are dropped. Raises UserError for another kind of file, duplicates, and other ``names``.
+    names: of the categories of COCO's own files; without, categories that are mere headings are left out.
+    objects: take crowds as objects. Folders in file names are dropped. Notes say what is not drawn, or ignored.
+    Raises UserError for another kind of file, duplicates, what does not fit its image, and where nothing can be drawn.
     """
     require_file(file, "it should be COCO's instance annotations, a JSON")
+    where, images, undrawn, crowds = "", {}, defaultdict(list), []
     try:
         content = json.loads(file.read_bytes())
-        categories = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
-        instances = defaultdict(list)
-        for a in content["annotations"]:
-            instances[a["image_id"]].append((a["category_id"], a.get("iscrowd", 0), a["segmentation"]))
-        images = [Annotated(i["id"], re.split(r"[/\\]", i["file_name"])[-1], i["height"], i["width"],
-                            instances.get(i["id"], [])) for i in content["images"]]
-        problem = ("categories are not COCO's 80" if names and list(categories.values()) != names else
-                   "two categories have one id" if len(categories) < len(content["categories"]) else
-                   "two images have one id" if len({image.id for image in images}) < len(images) else
-                   "two images have one name" if len({Path(image.name).stem for image in images}) < len(images) else "")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = repr(error)[:200]
+        annotations, used = content["annotations"], {a.get("category_id") for a in content["annotations"]}
+        above = {c.get("supercategory") for c in content["categories"]} | {"background", "_background_"}
+        roots = [c for c in content["categories"] if not names and c.get("name") in above and c["id"] not in used
+                 and c.get("supercategory") in (None, "", "none")]
+        listed = [c for c in content["categories"] if c not in roots]
+        where = f"categories of the ids {[c['id'] for c in listed]!s:.200}, which should be numbers: "
+        categories = {c["id"]: " ".join(str(c["name"]).split()) for c in sorted(listed, key=lambda c: c["id"])}
+        for i in content["images"]:
+            where = f"image {i.get('id')} ({i.get('file_name')}): "
+            images[_plain(i["id"])] = Annotated(i["id"], re.split(r"[/\\]", i["file_name"])[-1],
+                                                int(_plain(i["height"])), int(_plain(i["width"])), [])
+        for place, a in enumerate(annotations):
+            where = f"annotation {a.get('id', f'at place {place}')}: "
+            image = images.get(_plain(a["image_id"]))
+            if a["category_id"] not in categories:
+                raise ValueError(f"there is no category {a['category_id']!r}")
+            outline, lack = read_outline(a.get("segmentation"), image)
+            if outline and (names or not lack):  # COCO's own are drawn as published, however small
+                crowds.append(not objects and _plain(a.get("iscrowd")).lower() in ("1", "true"))
+                image.instances.append((a["category_id"], crowds[-1], outline))
+            else:
+                undrawn[lack].append(str(a.get("id", place)))
+        notes = [f"{len(ids)} of {len(annotations)} annotations {lack} and are not drawn, such as {', '.join(ids[:5])}"
+                 for lack, ids in undrawn.items()]
+        faults = {
+            "categories are not COCO's 80": names not in (None, every := list(categories.values())) and every,
+            "categories have one id": _twice(c["id"] for c in listed),
+            "categories have one name": [f"{c}: {name}" for c, name in categories.items() if name.lower() in _twice(
+                name.lower() for name in categories.values())],
+            "images have one id": _twice(_plain(i["id"]) for i in content["images"]),
+            "images have one name": _twice(Path(image.name).stem for image in images.values()),
+            "images have no size": [image.name for image in images.values() if min(image.height, image.width) < 1],
+            "nothing can be drawn": not names and not crowds and ("; ".join(notes) or "no annotations")}
+        problem = next((f"{fault} ({found!s:.300})" for fault, found in faults.items() if found), "")
+    except Exception as error:  # what other tools write fails in many ways
+        problem = where + (f"there is no {error}" if isinstance(error, KeyError) else f"{error!s:.200}")
     if problem:
         raise UserError(f"{file}: not COCO's instance annotations: {problem}; fetch or export it again")
-    return categories, images
+    notes += [f"category {c['id']}, {c['name']}, is left out: no annotation has it, it is a heading" for c in roots]
+    notes += [f"{sum(crowds)} of {len(annotations)} annotations are crowds (iscrowd 1) and become 255, ignored; "
+              f"--crowds objects takes them as objects, which CVAT's brush means"] * (any(crowds) and not names)
+    for note in notes:
+        print(f"note: {file}: {note}", file=sys.stderr)
+    return categories, list(images.values())
+
+
+def read_outline(segmentation: list | dict | None, image: Annotated | None) -> tuple[list[np.ndarray | dict], str]:
+    """Read a segmentation to an outline, as in Annotated, and what it lacks to be drawn as meant, "" for nothing.
+
+    Corners are cut to whole pixels, toward zero. Raises ValueError for what is no outline or does not fit the image.
+    """
+    if not image or not segmentation or segmentation != segmentation:  # NaN is pandas' null
+        return [], "have no outline" if image else "have an image_id that no image has"
+    size, slack = (image.height, image.width), OUTSIDE * max(image.height, image.width)
+    parts = segmentation if isinstance(segmentation, list) else [segmentation]
+    parts = parts if isinstance(parts[0], list | dict) else [parts]
+    codes = [part for part in parts if isinstance(part, dict) and rle.runs(part, size)[1::2].any()]
+    polygons = [np.array(part, float).ravel() for part in parts if not isinstance(part, dict)]
+    polygons = [np.append(xy, [np.nan] * (xy.size % 2)).reshape(-1, 2) for xy in polygons]
+    inside = all((np.maximum(-xy, xy - size[::-1]) <= slack).all() for xy in polygons)  # NaN is not
+    if not inside or len(polygons) > 2 and max(map(len, polygons)) == 1:
+        raise ValueError(f"not polygons [[x, y, x, y, ...], ...] inside the image of {image.width}x{image.height}")
+    outline = codes + [xy.astype(np.int32) for xy in polygons if len(xy) >= 3]  # fewer have no area
+    if not outline:
+        return [], "have no polygon of three corners" if polygons else "cover no pixel"
+    shares = not codes and all(0 <= xy.min() and xy.max() <= 1 for xy in polygons if xy.size)
+    return outline, "have corners in 0..1 alone, shares of the image in place of pixels" if shares else ""
 
 
 def paint(class_of: dict[int, int], crowd: int | None, image: Annotated) -> np.ndarray:
     """Paint an image's instances to (H, W) uint8 class ids, as the published masks: in file order, by cv2.fillPoly.
 
-    class_of: {category id: class}; crowd: value of crowd regions, below all instances; None leaves them out. Raises
-    UserError where an annotation does not fit.
+    class_of: {category id: class}; crowd: value of crowd regions, below all instances; None leaves them out.
     """
     mask = np.zeros((image.height, image.width), np.uint8)
-    try:
-        for category, is_crowd, segmentation in sorted(image.instances, key=lambda instance: not instance[1]):
-            value = crowd if is_crowd else class_of[category]
-            if value is None:
-                continue
-            if isinstance(segmentation, dict):
-                mask[rle.decode(segmentation, mask.shape)] = value
-                continue
-            for polygon in segmentation:  # one by one: together, they leave holes where two overlap
-                corners = np.array(polygon, float).reshape(-1, 2)
-                beyond = np.maximum(-corners, corners - [image.width, image.height])
-                if not (beyond <= OUTSIDE * max(mask.shape)).all():  # nor where a corner is no number
-                    raise ValueError("a corner lies outside")
-                if len(corners) >= 3:  # fewer have no area
-                    cv2.fillPoly(mask, [np.rint(corners).astype(np.int32)], value)
-    except Exception as error:  # numpy and OpenCV raise many kinds for what is no annotation
-        raise UserError(f"{image.name}: an annotation is not readable or does not fit the image of "
-                        f"{image.width}x{image.height} ({error!s:.200}); fetch or export it again") from None
+    for category, is_crowd, outline in sorted(image.instances, key=lambda instance: not instance[1]):
+        value = crowd if is_crowd else class_of[category]
+        for part in outline if value is not None else []:
+            if isinstance(part, dict):
+                mask[rle.decode(part, mask.shape)] = value
+            else:  # one by one: together, they leave holes where two overlap
+                cv2.fillPoly(mask, [part], value)
     return mask
+
+
+def _plain(value: object) -> str:
+    """Write a number as text, also where pandas made 64.0 or "64" of 64."""
+    return str(value).removesuffix(".0")
+
+
+def _twice(keys: Iterable) -> list:
+    return [key for key, count in Counter(keys).items() if count > 1]

@@ -1,12 +1,14 @@
 """Masks of your own data from COCO's instance annotations or from pictures in colours.
 
-    python -m data.prepare masks DIR --coco FILE.json [--list train|val]
+    python -m data.prepare masks DIR --coco FILE.json [--crowds objects] [--list train|val]
     python -m data.prepare masks DIR --colours FILE.yaml [--list train|val]
 
 DIR/images holds the images, DIR/colour_masks the pictures. DIR/masks/NAME.png is written for each that is annotated,
 and DIR/classes.yaml where there is none: it decides which class has which id (docs/data.md).
 """
+import json
 import re
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +30,9 @@ ABOUT_FOLDS = """# Ids in the masks are the places in this list, from 1 on.
 NO_CLASS = {"background": 0, "ignored": IGNORE}
 
 
-def from_coco(root: Path, file: Path) -> list[tuple[str, str]]:
-    """Make the masks of an instances JSON, crowds 255 below all; return pairs (image, mask). Raises UserError."""
-    categories, images = read_instances(file)
+def from_coco(root: Path, file: Path, crowds: str) -> list[tuple[str, str]]:
+    """Make the masks of an instances JSON, crowds 255 below all or objects; return pairs (image, mask)."""
+    categories, images = read_instances(file, objects=crowds == "objects")
     ids = ids_of(root, list(categories.values()), file)
     class_of = {number: ids[name] for number, name in categories.items()}
     made = [(f"images/{image.name}", f"masks/{Path(image.name).stem}.png") for image in images]
@@ -53,10 +55,13 @@ def from_colours(root: Path, file: Path) -> list[tuple[str, str]]:
 def ids_of(root: Path, names: list[str], file: Path) -> dict[str, int]:
     """Read {name: class id} of ROOT/classes.yaml, made from ``names`` if absent. Raises UserError if it lacks one."""
     listed = root / "classes.yaml"
-    if not listed.is_file():
-        flow = yaml.safe_dump(names, default_flow_style=True, width=10**6, allow_unicode=True).strip()
-        write_bytes_atomically(listed, f"{ABOUT_FOLDS}classes: {flow}\nfolds: [{flow}]\n".encode())
-    ids = {name: number for number, name in enumerate(Classes.read(listed).names, start=1)}
+    with ExitStack() as refused:
+        if not listed.is_file():
+            flow = yaml.safe_dump(names, default_flow_style=True, width=10**6, allow_unicode=True).strip()
+            write_bytes_atomically(listed, f"{ABOUT_FOLDS}classes: {flow}\nfolds: [{flow}]\n".encode())
+            refused.callback(listed.unlink)
+        ids = {name: number for number, name in enumerate(Classes.read(listed).names, start=1)}
+        refused.pop_all()
     lacking = sorted(set(names) - ids.keys())
     if lacking:
         raise UserError(f"{listed}: lacks {', '.join(lacking)} of {file}; add it at the end, or remove {listed.name}")
@@ -64,10 +69,13 @@ def ids_of(root: Path, names: list[str], file: Path) -> dict[str, int]:
 
 
 def read_colours(file: Path) -> dict[int, str]:
-    """Read a YAML of colours: {red * 65536 + green * 256 + blue: name}. Raises UserError naming the entry."""
+    """Read a YAML of colours, or CVAT's labelmap.txt: {red * 65536 + green * 256 + blue: name}. Raises UserError."""
     colours, key = {}, "the file"
-    text = require_file(file, '--colours names a YAML of lines such as "#ff0000": cat').read_text(encoding="utf-8")
+    require_file(file, '--colours names a YAML of lines such as "#ff0000": cat')
     try:
+        text = re.sub(r"^([^#:\n][^:\n]*):(\d+,\d+,\d+):.*",  # CVAT's label:color_rgb:parts:actions
+                      lambda line: f'"{line[2]}": {json.dumps(line[1], ensure_ascii=False)}',
+                      file.read_text(encoding="utf-8-sig"), flags=re.M)
         for key, name in yaml.load(text, yaml.BaseLoader).items():
             red, green, blue = bytes.fromhex(key[1:]) if key[:1] == "#" else bytes(map(int, re.split("[, ]+", key)))
             colours[red << 16 | green << 8 | blue] = name.lower() if name.lower() in NO_CLASS else name
@@ -94,10 +102,11 @@ def main() -> None:
     parser.add_argument("root", type=Path, metavar="DIR")
     kind = parser.add_mutually_exclusive_group(required=True)
     kind.add_argument("--coco", type=Path, metavar="FILE.json", help="instance annotations as COCO's")
-    kind.add_argument("--colours", type=Path, metavar="FILE.yaml", help="what each colour stands for")
+    kind.add_argument("--colours", type=Path, metavar="FILE.yaml", help="what each colour stands for; or labelmap.txt")
+    parser.add_argument("--crowds", choices=("ignored", "objects"), default="ignored", help="what iscrowd 1 means")
     parser.add_argument("--list", choices=("train", "val"), help="write DIR/lists/LIST.txt of what is annotated here")
     given = parser.parse_args()
-    made = from_coco(given.root, given.coco) if given.coco else from_colours(given.root, given.colours)
+    made = from_coco(given.root, given.coco, given.crowds) if given.coco else from_colours(given.root, given.colours)
     if given.list:
         write_lists(given.root, {given.list: made})
     print(f"{given.root}/masks: {len(made)} masks, ids as in {given.root}/classes.yaml" + (

@@ -53,6 +53,15 @@ def test_what_has_no_partner_is_named(own, spoil):
         pairs(own, "images", "masks")
 
 
+def test_files_of_other_kinds_are_named(own, capsys):
+    for name in ("images/.hidden.heic", "images/new.heic"):
+        (own / name).touch()
+    assert len(pairs(own, "images", "masks")) == 100 and capsys.readouterr().err.count("heic") == 1
+    (own / "masks/train_000001.png").rename(own / "masks/train_000001.tif")
+    with pytest.raises(UserError, match=r"train_000001; .*new.heic.*train_000001.tif"):
+        pairs(own, "images", "masks")
+
+
 @pytest.mark.parametrize("options", [["--val", "0"], ["--val", "1.5"], ["--images", "nosuch"]])
 def test_impossible_options_end_in_a_line(own, options):
     complains(in_process("data.lists", own, *options), "val" if "--val" in options else "nosuch")

@@ -10,6 +10,7 @@ from runs import complains, in_process
 from data.files import read_list
 from data.folds import Classes
 from data.prepare.own import read_colours
+from util.runtime import rle
 from util.runtime.errors import UserError
 
 WIDTH, HEIGHT = 40, 30
@@ -40,7 +41,8 @@ def content(tmp_path) -> dict:
     region[5:20, 5:20] = crowd[:, 15:] = 1
 
     def annotation(category, segmentation, crowd=0):
-        return {"image_id": 7, "category_id": category, "iscrowd": crowd, "segmentation": segmentation}
+        return {"id": 60 + category, "image_id": 7, "category_id": category, "iscrowd": crowd,
+                "segmentation": segmentation}
 
     return {"categories": [{"id": 9, "name": "owl"}, {"id": 2, "name": "cat"}],
             "images": [{"id": 7, "file_name": "some/folder/a.jpg", "width": WIDTH, "height": HEIGHT},
@@ -52,7 +54,7 @@ def content(tmp_path) -> dict:
 
 def test_polygons_run_length_codes_and_crowds(content, run, tmp_path):
     done = run("--coco", content, "--list", "val")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "1 of 3" in done.stderr, done.stderr
     expected = np.zeros((HEIGHT, WIDTH), np.uint8)
     expected[:, 15:] = 255                   # the crowd, below all
     expected[5:20, 5:20] = 2                 # owl: categories go by their ids
@@ -66,8 +68,37 @@ def test_polygons_run_length_codes_and_crowds(content, run, tmp_path):
     (tmp_path / "own/classes.yaml").write_text("classes: [dog, owl, cat]\nfolds: [[owl]]\n")
     complains(run("--coco", content), tmp_path / "own/masks/a.png", "not lost")
     (tmp_path / "own/masks/a.png").unlink()
+    assert not run("--coco", content, "--crowds", "objects").stderr
+    mask = read_png(tmp_path / "own/masks/a.png")
+    assert (mask[:, 15:] == 3).all() and mask[5, 5] == 2, "ids of classes.yaml; crowds in their turn, as objects"
+
+
+def test_what_other_tools_write_is_read_as_it_is_meant(content, run, tmp_path):
+    """pandas' numbers and texts, a flat polygon, a code in a list, headings among the categories."""
     assert run("--coco", content).returncode == 0
-    assert set(np.unique(read_png(tmp_path / "own/masks/a.png"))) == {0, 2, 3, 255}, "ids are those of classes.yaml"
+    before = contents((tmp_path / "own").rename(tmp_path / "before"))
+    code, polygon, crowd = content["annotations"]
+    code.update(iscrowd="0", segmentation=[{**code["segmentation"], "counts": [
+        float(n) for n in code["segmentation"]["counts"]]}])
+    polygon.update(iscrowd=None, segmentation=polygon["segmentation"][0], category_id=2.0)
+    crowd.update(iscrowd=True, segmentation=rle.encode(rle.decode(crowd["segmentation"], (HEIGHT, WIDTH))))
+    content["images"][0].update(id="7", width=40.0, height="30")
+    content["categories"][1]["supercategory"] = "owl"
+    content["categories"] += [{"id": 0, "name": "owl", "supercategory": "none"}, {"id": 1, "name": "_background_"}]
+    assert "category 0, owl" in run("--coco", content).stderr
+    assert contents(tmp_path / "own").items() <= before.items() and (tmp_path / "own/masks/a.png").is_file()
+
+
+@pytest.mark.parametrize("change", [*({"segmentation": outline} for outline in (
+    [], None, float("nan"), [[]], [[10, 10, 20, 20]], [[20, 20]], [[1, 1], [9, 9]], [[.2, .2, .5, .2, .5, .6]],
+    {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, rle.encode(np.zeros((HEIGHT, WIDTH))))), {"image_id": 8}])
+def test_what_is_not_drawn_is_counted_and_refused_if_it_is_all(change, content, run, tmp_path):
+    content["annotations"][1].update(change)
+    assert "1 of 3" in (said := run("--coco", content).stderr) and " 62\n" in said
+    assert set(np.unique(read_png(tmp_path / "own/masks/a.png"))) == {0, 2, 255}
+    (tmp_path / "own").rename(tmp_path / "before")
+    complains(run("--coco", {**content, "annotations": content["annotations"][1:2]}), "1 of 1", "62")
+    assert not (tmp_path / "own").exists()
 
 
 def test_a_mask_with_other_content_is_not_overwritten(content, run, tmp_path):
@@ -84,14 +115,14 @@ def test_a_mask_with_other_content_is_not_overwritten(content, run, tmp_path):
 
 
 @pytest.mark.parametrize("spoil, said", [
-    (lambda c, own: c["annotations"][0].update(category_id=5), "a.jpg: an annotation is not readable"),
-    (lambda c, own: c["annotations"][0]["segmentation"]["counts"].pop(), "runs do not fill the image"),
-    (lambda c, own: c["categories"][0].update(name="CAT"), "different names"),
-    (lambda c, own: (own / "classes.yaml").write_text("classes: [cat]\nfolds: [[cat]]\n"), "classes.yaml: lacks owl")])
+    (lambda c, own: c["annotations"][0]["segmentation"]["counts"].pop(), "annotation 69"),
+    (lambda c, own: c["categories"][0].update(name="CAT"), "9: CAT"),
+    (lambda c, own: c["categories"][0].update(name="?"), "'?'"),
+    (lambda c, own: (own / "classes.yaml").write_text("classes: [cat]\nfolds: [[cat]]\n"), "lacks owl")])
 def test_mistakes_in_the_json_are_one_line(spoil, said, content, run, tmp_path):
     spoil(content, tmp_path / "own")
     complains(run("--coco", content, "--list", "val"), said)
-    assert not (tmp_path / "own/lists").exists()
+    assert not (tmp_path / "own/lists").exists() and (tmp_path / "own/classes.yaml").exists() == (said == "lacks owl")
     complains(run("--coco", tmp_path / "none.json"), "none.json: no such file")
     complains(run(), "--coco", "--colours")
 
@@ -121,8 +152,13 @@ def test_colours_become_ids_and_an_unknown_one_is_named_with_its_pixels_and_its_
     assert Classes.read(tmp_path / "own/classes.yaml").names == ["owl", "cat"], "in the order of the file"
 
 
+def test_the_label_map_of_cvat_is_read(tmp_path):
+    (tmp_path / "a").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\n\"1's #\U0001f408:250,50,83::x")
+    assert read_colours(tmp_path / "a") == {0: "background", 0xfa3253: "\"1's #\U0001f408"}
+
+
 @pytest.mark.parametrize("text, named", [
-    ("7", "the file"), ('"#ff": cat', "#ff"), ('"256, 0, 0": cat', "256, 0, 0")])
+    ("cat:250,50::", "cat:250,50:"), ("7", "the file"), ('"#ff": cat', "#ff"), ('"256, 0, 0": cat', "256, 0, 0")])
 def test_an_entry_that_is_no_colour_is_named(tmp_path, text, named):
     (tmp_path / "colours.yaml").write_text(text)
     with pytest.raises(UserError, match=f"colours.yaml: {named} should be a colour and its name"):
