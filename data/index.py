@@ -48,7 +48,7 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
         # The time of the last change catches a mask that was copied here with its old time and size.
         digest.update(f"{image} {mask} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n".encode())
     kept = root / "index" / f"{Path(list_file).stem}-{digest.hexdigest()[:16]}.npy"
-    files, colours = [identity(root / image) for image, _ in pairs], []
+    colours = []
     if kept.is_file():
         pixels = np.load(kept)
     else:
@@ -57,7 +57,8 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
             [root / mask for _, mask in pairs], f"indexing {Path(list_file).name}"))
         pixels = np.stack(pixels).astype(np.int64)
         print(f"indexed {len(pairs)} masks of {list_file}", file=sys.stderr, flush=True)  # stdout may be a manifest
-    problem = repeated(pairs, files) or two_colours(pairs, colours)
+    index = Index(str(list_file), pairs, pixels, [identity(root / image) for image, _ in pairs])
+    problem = repeated(index) or two_colours(pairs, colours)
     if not pixels[:, 1:].any():
         problem = ("no mask shows any class, only 0 and 255 (background and ignored); masks hold class ids from 1 on, "
                    "so write 1 where 255 stands for an object")
@@ -68,7 +69,7 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
         np.save(buffer, pixels)
         with suppress(UserError):   # where the folder cannot be written to, each run counts again
             write_bytes_atomically(kept, buffer.getvalue())
-    return Index(str(list_file), pairs, pixels, files)
+    return index
 
 
 def pixels_and_colours(path: Path, mask: np.ndarray, classes: int) -> tuple[np.ndarray, dict[int, bytes]]:
@@ -98,21 +99,18 @@ def identity(path: Path) -> object:
     return os.path.normpath(path)
 
 
-def repeated(pairs: list[tuple[str, str]], files: list) -> str:
-    """Describe an image that a list holds twice, under other paths; "" without one."""
-    first: dict[object, str] = {}
-    for (image, _), file in zip(pairs, files):
-        if first.setdefault(file, image) != image:
-            return f"{first[file]} and {image} are one file; list each image once"
-    return ""
+def repeated(index: Index) -> str:
+    """Describe an image that a list holds twice, under two paths; "" without one."""
+    first = dict(zip(reversed(index.files), reversed(index.pairs)))
+    twice = [(first[file][0], image) for file, (image, _) in zip(index.files, index.pairs) if first[file][0] != image]
+    return f"{' and '.join(twice[0])} are one file; list each image once" if twice else ""
 
 
 def overlap(train: Index, val: Index) -> str:
     """Describe images or masks that two lists share; "" without any."""
     masks = [[posixpath.normpath(mask) for _, mask in index.pairs] for index in (train, val)]
     for k, (what, ours, theirs) in enumerate((("images", train.files, val.files), ("masks", *masks))):
-        both = set(ours) & set(theirs)
-        if both:
+        if both := set(ours) & set(theirs):
             one = min(pair[k] for pair, file in zip(train.pairs, ours) if file in both)
             return f"{len(both)} {what} are in the training and in the validation list, such as {one}"
     return ""

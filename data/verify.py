@@ -85,7 +85,7 @@ def verify(name: str, cfg: Config) -> list[str]:
     folds = [fold_of(train, val, classes, fold, cfg) for fold in range(len(classes.folds))]
     lines = compare(name, cfg, classes, val, len(train.pairs), folds, sum(c.outlined for c in checked))
     problems = list(filter(None, [*(c.problem for c in checked), overlap(train, val),
-                                  *(repeated(index.pairs, index.files) for index in (train, val)),
+                                  repeated(train), repeated(val),
                                   two_colours(train.pairs + val.pairs, [c.colours for c in checked]),
                                   *(line for line in lines if line.startswith("WRONG"))]))
     turned = [pair[0] for pair, c in zip(train.pairs + val.pairs, checked) if c.turned]

@@ -20,6 +20,7 @@ from data.folds import Classes
 from data.lists import pairs
 from data.prepare.coco import paint, read_instances
 from model import IGNORE
+from util.config import parse_yaml
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import Parser, UserError, require_file
 
@@ -76,24 +77,31 @@ def read_colours(file: Path) -> dict[int, str]:
         text = re.sub(r"^([^#:\n][^:\n]*):(\d+,\d+,\d+):.*",  # CVAT's label:color_rgb:parts:actions
                       lambda line: f'"{line[2]}": {json.dumps(line[1], ensure_ascii=False)}',
                       file.read_text(encoding="utf-8-sig"), flags=re.M)
-        for key, name in yaml.load(text, yaml.BaseLoader).items():
+        for key, name in parse_yaml(text).items():
             red, green, blue = bytes.fromhex(key[1:]) if key[:1] == "#" else bytes(map(int, re.split("[, ]+", key)))
-            colours[red << 16 | green << 8 | blue] = name.lower() if name.lower() in NO_CLASS else name
-    except (yaml.YAMLError, AttributeError, TypeError, ValueError):
-        raise UserError(f'{file}: {key} should be a colour and its name, such as "#ff0000": cat or "255, 0, 0": cat'
-                        ) from None
+            name = name.lower() if name.lower() in NO_CLASS else name
+            if colours.setdefault(red << 16 | green << 8 | blue, name) != name:
+                raise ValueError("two names")
+    except (AttributeError, TypeError, ValueError):  # UnicodeDecodeError is one
+        raise UserError(f'{file}: {key} should be a colour and its one name, such as "#ff0000": cat or "255, 0, 0": '
+                        f'cat') from None
     return colours
 
 
 def paint_colours(table: dict[int, int], picture: Path) -> np.ndarray:
-    """Map a colour picture to (H, W) uint8 ids. Raises UserError naming a colour that ``table`` lacks."""
-    image = read_image(picture).astype(np.int64)
-    codes, places, pixels = np.unique(image @ [1 << 16, 1 << 8, 1], return_inverse=True, return_counts=True)
+    """Map a colour picture to (H, W) uint8 ids; what is transparent is background, whatever colour it hides.
+
+    Raises UserError naming a colour that ``table`` lacks, also a half transparent one, which is a smooth edge.
+    """
+    image = read_image(picture, alpha=True).astype(np.int64)
+    image[image[..., 3] == 0] = 0
+    codes, places, pixels = np.unique(image @ [1 << 16, 1 << 8, 1, 1 << 24], return_inverse=True, return_counts=True)
+    table = {0: 0} | {255 << 24 | colour: value for colour, value in table.items()}
     strange = [(count, code) for code, count in zip(codes.tolist(), pixels.tolist()) if code not in table]
     if strange:
         count, code = max(strange)
-        raise UserError(f"{picture}: {count} pixels have the colour #{code:06x}, and {len(strange)} colours in all are "
-                        f"not named; name them in --colours, or export the masks without smooth edges")
+        raise UserError(f"{picture}: {count} pixels have the colour #{code & 0xffffff:06x}, and {len(strange)} colours "
+                        f"in all are not named; name them in --colours, or export the masks without smooth edges")
     return np.array([table[code] for code in codes.tolist()], np.uint8)[places].reshape(image.shape[:2])
 
 

@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 import pytest
 from miniature import contents, counts_of, read_png
+from PIL import Image
 from runs import complains, in_process
 
 from data.files import read_list
@@ -152,14 +153,29 @@ def test_colours_become_ids_and_an_unknown_one_is_named_with_its_pixels_and_its_
     assert Classes.read(tmp_path / "own/classes.yaml").names == ["owl", "cat"], "in the order of the file"
 
 
+def test_what_is_transparent_is_background_and_a_smooth_edge_is_refused(run, tmp_path):
+    (tmp_path / "colours.yaml").write_text(COLOURS)
+    (tmp_path / "own/colour_masks").mkdir(parents=True)
+    image(tmp_path / "own/images/a.jpg")
+    picture = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
+    picture[..., 0], picture[5:9, :, 3], picture[9, :, 3] = 255, 255, 128
+    Image.fromarray(picture).save(tmp_path / "own/colour_masks/a.png")
+    complains(run("--colours", tmp_path / "colours.yaml"), f"{WIDTH} pixels", "#ff0000")
+    picture[9, :, 3] = 0
+    Image.fromarray(picture).save(tmp_path / "own/colour_masks/a.png")
+    assert run("--colours", tmp_path / "colours.yaml").returncode == 0
+    assert (read_png(tmp_path / "own/masks/a.png") == (picture[..., 3] > 0)).all()
+
+
 def test_the_label_map_of_cvat_is_read(tmp_path):
     (tmp_path / "a").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\n\"1's #\U0001f408:250,50,83::x")
     assert read_colours(tmp_path / "a") == {0: "background", 0xfa3253: "\"1's #\U0001f408"}
 
 
 @pytest.mark.parametrize("text, named", [
-    ("cat:250,50::", "cat:250,50:"), ("7", "the file"), ('"#ff": cat', "#ff"), ('"256, 0, 0": cat', "256, 0, 0")])
+    ("cat:250,50::", "cat:250,50:"), ("a:1,2,3::\nb:1,2,3::", "the file"),
+    ("7", "the file"), ('"#ff": cat', "#ff"), ('"256, 0, 0": cat', "256, 0, 0")])
 def test_an_entry_that_is_no_colour_is_named(tmp_path, text, named):
     (tmp_path / "colours.yaml").write_text(text)
-    with pytest.raises(UserError, match=f"colours.yaml: {named} should be a colour and its name"):
+    with pytest.raises(UserError, match=f"colours.yaml: {named} should be a colour and its one name"):
         read_colours(tmp_path / "colours.yaml")
