@@ -7,7 +7,6 @@ Without --weights the shipped model of Shapes-5i is used. Only this machine can 
 import html
 import json
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from data.folds import Classes
 from data.shapes.scene import scene
 from model.clip.errors import WeightsError
 from util.config import ROOT
-from util.predict.inputs import TRAINING_FREE
+from util.predict.inputs import TRAINING_FREE, split_names, unseen
 from util.predict.segmenter import Segmenter
 from util.runtime.errors import Parser, UserError, run_main
 
@@ -38,10 +37,11 @@ def page(segmenter: Segmenter, folder: Path):
     def segment(path: str | None, words: str, threshold: float):
         try:
             require_small(path)
-            names = [name for name in re.split(r"[,\n]", words) if name.strip()]
-            result = segmenter(path, names, threshold=threshold)
+            result = segmenter(path, split_names([words]), threshold=threshold)
         except (UserError, WeightsError) as error:
             raise gr.Error(html.escape(str(error).replace(str(path), "the image")), print_exception=False) from None
+        for note in unseen(result.names):
+            gr.Warning(html.escape(note))
         place = Path(tempfile.mkdtemp(dir=folder))
         overlay, mask, about = (place / name for name in ("overlay.png", "mask.png", "masks.json"))
         overlay.write_bytes(result.overlay_png())

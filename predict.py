@@ -6,13 +6,15 @@
 Without --weights the shipped model of Shapes-5i is used.
 """
 import json
+import os
 import sys
 from itertools import chain, count
 from pathlib import Path
 
 from tqdm import tqdm
 
-from util.predict.inputs import TRAINING_FREE, as_image, checked_names, find_images
+from data.files import read_file
+from util.predict.inputs import TRAINING_FREE, as_image, checked_names, find_images, split_names, unseen
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import Parser, UserError, run_main
 from util.runtime.progress import progress
@@ -34,13 +36,14 @@ def main() -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", help="fp32, tf32, bf16 or auto; that of the checkpoint's options")
     given = parser.parse_args()
-    names, others = checked_names(given.names, given.others)
-    stems = output_stems(find_images(given.images), given.out)
+    names, others = checked_names(split_names(given.names), split_names(given.others))
+    masks = [f".mask-{k + 1}.png" for k in range(len(names))] if given.separate else []
+    stems = output_stems(find_images(given.images), given.out, [".json", ".overlay.png", ".mask.png", *masks])
 
     from util.predict.segmenter import Segmenter  # torch takes seconds to import: mistakes above are told before
     segmenter = Segmenter.load(given.weights, model=given.model, clip=given.clip, size=given.size, device=given.device,
                                precision=given.precision)
-    for note in segmenter.notes:
+    for note in unseen(names + others) + segmenter.notes:
         print(f"note: {note}", file=sys.stderr)
     skipped = 0
     for file, stem in progress(stems.items(), "predicting", len(stems)):
@@ -57,27 +60,30 @@ def main() -> int:
     return int(skipped > 0)
 
 
-def output_stems(images: list[Path], folder: Path) -> dict[Path, Path]:
-    """Choose FOLDER/NAME[-2 ...] for each image. Raises UserError where FOLDER holds one: it could be replaced."""
+def output_stems(images: list[Path], folder: Path, kinds: list[str]) -> dict[Path, Path]:
+    """Choose FOLDER/NAME[-2 ...] for each image. Raises UserError for FOLDER with an image or others' NAME + kind."""
     stems: dict[Path, Path] = {}
     for image in images:
-        if image.resolve().parent == folder.resolve():
-            raise UserError(f"--out {folder} holds {image}, and results could replace files of yours there; choose "
-                            f"another folder")
         names = chain([image.stem], (f"{image.stem}-{number}" for number in count(2)))
         taken = {stem.name for stem in stems.values()}
-        stems[image] = folder / next(name for name in names if name not in taken)
+        stem = stems[image] = folder / next(name for name in names if name not in taken)
+        about, places = Path(f"{stem}.json"), [Path(f"{stem}{kind}") for kind in kinds]
+        ours = about.is_file() and read_file(about, "choose another --out").startswith(b'{\n "image": {\n  "file": "')
+        yours = [place for place in places if os.path.lexists(place) and not (ours and place.is_file())]
+        if image.resolve().parent == Path(os.path.realpath(folder)) or yours:
+            raise UserError(f"--out {folder} holds {[*yours, image][0]}, and results could replace files of yours; "
+                            f"choose another folder")
     return stems
 
 
 def write(result, image: Path, stem: Path) -> None:
-    """Write STEM.overlay.png, .mask.png, with ``separate`` a .mask-K.png of each name, and last .json."""
-    files = {".overlay.png": result.overlay_png(), ".mask.png": result.mask_png()}
-    if result.separate:
-        files |= {f".mask-{k + 1}.png": result.mask_png(k) for k in range(len(result.names))}
+    """Write STEM.json, by which we know our own, .overlay.png, .mask.png, with ``separate`` a .mask-K.png a name."""
     height, width = result.image.shape[:2]
     about = {"image": {"file": str(image.resolve()), "width": width, "height": height}, **result.json()}
-    files[".json"] = (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode()
+    files = {".json": (json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode(errors="backslashreplace"),
+             ".overlay.png": result.overlay_png(), ".mask.png": result.mask_png()}
+    if result.separate:
+        files |= {f".mask-{k + 1}.png": result.mask_png(k) for k in range(len(result.names))}
     for suffix, data in files.items():
         write_bytes_atomically(f"{stem}{suffix}", data)
 

@@ -7,6 +7,7 @@ does not read stops the run, with a line that says how to mend it.
 import dataclasses
 import difflib
 import math
+import re
 import textwrap
 import typing
 from contextlib import suppress
@@ -21,6 +22,7 @@ from util.runtime.errors import Parser, UserError, require_file
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "config"
+NUMBERS = {int: "[+-]?[0-9]+", float: r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}    # as people write them
 Schema = TypeVar("Schema")
 
 
@@ -38,7 +40,7 @@ def load(schema: type[Schema], file: str | Path, overrides: list[str] = (), save
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"{text!r} on the command line is not of the form key=value")
-        # Text is taken as it stands: YAML would read a date in 2025-01-01 and a mapping in the prompt {}.
+        # Text is taken as it stands: YAML would read a comment in a #5 and a mapping in the prompt {}.
         if _kind(schema, name) is not str and value:
             with suppress(ValueError):  # then it stays text, and the option's type decides
                 value = parse_yaml(value)
@@ -151,18 +153,18 @@ def _read_chain(path: Path) -> list[tuple[Path, dict]]:
     """Read the config ``path`` and those that it extends, the most general first. Raises UserError."""
     chain: list[tuple[Path, dict]] = []
     while path is not None:
-        if any(path == seen for seen, _ in chain):
-            raise UserError(f"{path}: extends itself, by way of {chain[0][0]}")
         require_file(path, f"give --config one of {_configs_near(path)}")
+        if any(path.samefile(seen) for seen, _ in chain):
+            raise UserError(f"{path}: extends itself, by way of {chain[0][0]}")
         try:
             values = parse_yaml(path.read_text(encoding="utf-8")) or {}
         except ValueError as error:  # UnicodeDecodeError is one
             raise UserError(f"{path}: not valid YAML: {error}") from None
         if not isinstance(values, dict):
             raise UserError(f"{path}: a config is a mapping of options, not a {type(values).__name__}")
-        parent = values.pop("extends", None)
+        parent = values.pop("extends", "")
         chain.insert(0, (path, values))
-        path = None if parent is None else (path.parent / str(parent)).resolve()
+        path = path.parent / str(parent) if parent else None
     return chain
 
 
@@ -174,23 +176,22 @@ def _configs_near(path: Path) -> str:
     return f"config/{{{', '.join(sorted(file.parent.name for file in CONFIGS.glob('*/esda.yaml')))}}}/*.yaml"
 
 
-class _PlainYaml(yaml.SafeLoader):
-    """YAML loader that rejects a key given twice: of two values one would be dropped in silence."""
+class _PlainYaml(yaml.BaseLoader):
+    """YAML loader of text, as 010 would be 8 and 1:30 90, that rejects a key given twice: one would be dropped."""
 
     def construct_mapping(self, node, deep=False):
-        seen = set()
+        keys = [key.value for key, _ in node.value]
         for key, _ in node.value:
-            if key.value in seen:
+            if keys.count(key.value) > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def parse_yaml(text: str):
-    """Parse YAML to plain values. Raises ValueError, in words, for what is not YAML."""
+    """Parse YAML to text, lists and mappings. Raises ValueError, in words, for what is not YAML."""
     try:
         return yaml.load(text, _PlainYaml)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
@@ -237,7 +238,7 @@ def _nearest(name: str, known: dict) -> str:
 
 
 def _convert(value, kind, name: str, where: str, about: typing.Mapping):
-    """Convert ``value`` to the type of option ``name``, within the bounds of ``about``. Raises UserError."""
+    """Convert ``value``, text or typed, to the type of ``name``, within the bounds of ``about``. Raises UserError."""
     arguments = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         if value in arguments:
@@ -247,15 +248,12 @@ def _convert(value, kind, name: str, where: str, about: typing.Mapping):
                         f"{close[0]!r}?")
     if typing.get_origin(kind) is list and isinstance(value, list) and about.get("length") in (None, len(value)):
         return [_convert(item, arguments[0], f"{name}[{i}]", where, about) for i, item in enumerate(value)]
-    if kind is bool and isinstance(value, bool):
+    if kind is str and isinstance(value, str):
         return value
-    if kind is str and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-        return str(value)
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return _within(value, name, where, about)
-    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
-        with suppress(ValueError, OverflowError):  # 1e-3 is text to YAML, which wants a point in it
-            return _within(float(value), name, where, about)
+    if kind is bool and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    with suppress(KeyError, TypeError, ValueError, OverflowError):  # not a number, not written as one, too many digits
+        return _within(kind(re.fullmatch(NUMBERS[kind], str(value))[0]), name, where, about)
     wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
         kind, f"a list of {about.get('length') or 'some'} values")
     raise UserError(f"{where}: {name}={value!r} should be {wanted}")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.build import embed_names
 from model.clip.text_encoder import TextEmbedding
 from model.esda import repeat
-from util.predict.inputs import checked_names
+from util.predict.inputs import checked_names, split_names
 from util.predict.segmenter import Segmenter
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import Parser, run_main
@@ -90,7 +90,7 @@ def main() -> None:
         parser.error(f"{given.out}: OUT ends in .onnx for the graph, and in .npz for the embeddings of --names")
     segmenter = Segmenter.load(given.checkpoint, device="cpu", precision="fp32")
     if given.names:
-        names, out = checked_names(given.names)[0], io.BytesIO()
+        names, out = checked_names(split_names(given.names))[0], io.BytesIO()
         np.savez(out, names=np.array(names), **{k: part.numpy() for k, part in text_inputs(segmenter, names).items()})
         data = out.getvalue()
     else:

@@ -44,9 +44,11 @@ usage_if_asked() {
 # What stands between python and a script that runs in NPROC processes on each of NNODES machines.
 launch_of() {
     launch=()
+    [[ ${NPROC:-1} =~ ^([1-9][0-9]*|gpu|cpu|auto)$ && ${NNODES:-1} =~ ^[1-9][0-9]*$ ]] ||
+        fail "NPROC=${NPROC:-1} processes on each of NNODES=${NNODES:-1} machines: both are numbers from 1 on"
     if [ "${NNODES:-1}" != 1 ]; then
-        [[ -n ${MASTER_ADDR:-} && -n ${NODE_RANK:-} ]] ||
-            fail "NNODES=$NNODES machines need MASTER_ADDR, the first one's address, and NODE_RANK from 0 on"
+        [[ -n ${MASTER_ADDR:-} && ${NODE_RANK:-} =~ ^(0|[1-9][0-9]*)$ && $NODE_RANK -lt $NNODES ]] ||
+            fail "NNODES=$NNODES machines need MASTER_ADDR, the first one's address, and NODE_RANK from 0 to below NNODES"
         launch=(-m torch.distributed.run --nnodes="$NNODES" --node-rank="$NODE_RANK" --master-addr="$MASTER_ADDR"
                 --master-port="${MASTER_PORT:-29500}" --nproc-per-node="${NPROC:-1}")
     elif [ "${NPROC:-1}" != 1 ]; then

@@ -1,7 +1,7 @@
 """Readers of CLIP's file formats, told apart by content. Nothing is unpickled that could run code.
 
 OpenAI's TorchScript archive, a state_dict saved by torch.save, and safetensors, under OpenAI's names (also OpenCLIP's),
-Hugging Face's, or those of ESDA's released checkpoints, which bundle CLIP.
+Hugging Face's, or those of ESDA's released checkpoints, which bundle CLIP; in nested dicts and behind any prefix.
 """
 import io
 import json
@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")    # of torch
+PATCHES = re.compile(r"(.*\.)?((visual|image_encoder)\.conv1|vision_model\.embeddings\.patch_embedding)\.weight")
 BUFFERS = ("input_resolution", "context_length", "vocab_size")  # which OpenAI's models alone have
 
 
@@ -25,17 +27,31 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], str | None]:
     archive = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
     if start[8:] == b"{":  # safetensors: eight bytes of length, then JSON
         from safetensors.torch import load_file
-        state = load_file(path)
+        state = plain_state(load_file(path))
     elif archive and any(name.endswith("/constants.pkl") for name in archive.namelist()):
         return tensors_of(TorchScriptUnpickler(archive).load()), "quickgelu"
     else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {name.removeprefix("module."): tensor for name, tensor in state.get("state_dict", state).items()}
+        state = plain_state(torch.load(path, map_location="cpu", weights_only=True))
     if any(name.startswith("image_encoder.") for name in state):
         return from_released(state)[0], "quickgelu"  # they stand on OpenAI's CLIP
     if any(name.startswith("vision_model.") for name in state):
         state = from_hugging_face(state)
     return state, "quickgelu" if all(name in state for name in BUFFERS) else activation_beside(path)
+
+
+def plain_state(saved: dict) -> dict[str, Tensor]:
+    """Find the tensors of a model with CLIP in nested dicts, and strip what stands before. Raises ValueError."""
+    parts = [("", saved)]
+    for place, part in parts:   # which grow
+        parts += [(f"{place}{name}/", inner) for name, inner in part.items()
+                  if isinstance(inner, dict) and not any(inner is known for _, known in parts)]
+    names = [(f"{place}{name}", WRAPPERS.sub("", str(name)), part) for place, part in parts for name in part]
+    found = [(place, match[1] or "", part) for place, name, part in names if (match := PATCHES.fullmatch(name))]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} image encoders of a CLIP, where one is wanted, by visual.conv1.weight, among "
+                         + ", ".join(place for place, *_ in (found or names)[:4]))
+    _, prefix, part = found[0]
+    return {WRAPPERS.sub("", name).removeprefix(prefix): tensor for name, tensor in part.items()}
 
 
 def activation_beside(path: Path) -> str | None:
@@ -142,6 +158,6 @@ def from_released(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str
 
     It lacks CLIP's temperature; OpenAI's training ended at the largest allowed, 100 (Radford 2021, 2.5).
     """
-    named = {our_name(name.removeprefix("module.")): tensor for name, tensor in state.items()}
+    named = {our_name(name): tensor for name, tensor in state.items()}
     clip = {name.removeprefix("clip "): named.pop(name) for name in list(named) if name.startswith("clip ")}
     return {**clip, "logit_scale": torch.tensor(math.log(100))}, named

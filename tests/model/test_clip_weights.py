@@ -38,8 +38,9 @@ def write_plain(clip: CLIP, path: Path) -> None:
 
 
 def write_training_checkpoint(clip: CLIP, path: Path) -> None:
-    state = {f"module.{name}": tensor for name, tensor in openai_state(clip).items()}
-    torch.save({"epoch": 32, "name": "ViT", "state_dict": state}, path)
+    inside = "module._orig_mod.clip."    # of a compiled model in several processes, with a compiled block
+    state = {inside + name.replace("blocks.1.", "blocks.1._orig_mod."): x for name, x in openai_state(clip).items()}
+    torch.save({"epoch": 32, "model": {"net": state}, "optimizer": {"state": {0: {"exp_avg": torch.zeros(2)}}}}, path)
 
 
 def write_safetensors(clip: CLIP, path: Path) -> None:
@@ -57,7 +58,7 @@ HUGGING_FACE = {  # parts of our names and of those of transformers' CLIPModel
 
 
 def write_hugging_face(clip: CLIP, path: Path) -> None:
-    """As transformers' CLIPModel: Linears for the projections, q, k and v each on its own."""
+    """As transformers' CLIPModel in a wrapper: Linears for the projections, q, k and v each on its own."""
     out = {"logit_scale": clip.logit_scale, "text_projection.weight": clip.text.text_projection.T,
            "visual_projection.weight": clip.visual.proj.T, "text_model.embeddings.position_ids": torch.arange(12)[None]}
     for tower, encoder in (("text_model", clip.text), ("vision_model", clip.visual)):
@@ -69,7 +70,7 @@ def write_hugging_face(clip: CLIP, path: Path) -> None:
                         for part, x in zip("qkv", tensor.chunk(3))}
             elif not name.endswith("proj") and not name.endswith("projection"):
                 out[f"{tower}.{name}"] = tensor
-    save_file({name: x.detach().clone().contiguous() for name, x in out.items()}, path, metadata={"format": "pt"})
+    save_file({f"module.{k}": x.detach().clone().contiguous() for k, x in out.items()}, path, metadata={"format": "pt"})
 
 
 def write_torchscript(clip: CLIP, path: Path) -> None:
@@ -158,7 +159,7 @@ def test_a_missing_file_is_told_with_the_command_that_fetches_it(tmp_path):
 @pytest.mark.parametrize("changes, said", [
     ({"visual.transformer.resblocks.1.ln_2.bias": None, "ln_final.weight": None},
      "missing: ln_final.weight, visual.transformer.resblocks.1.ln_2.bias"),
-    ({"visual.conv1.weight": None}, "'conv1.weight'"),
+    ({"visual.conv1.weight": None}, "visual.conv1.weight"), ({"ema.visual.conv1.weight": torch.zeros(1)}, " ema.vis"),
     ({"visual.attnpool.k_proj.bias": torch.zeros(3)}, "superfluous: visual.attnpool.k_proj.bias"),
     ({"visual.positional_embedding": torch.zeros(13, 128), "logit_scale": torch.zeros(1)},
      "of another shape: logit_scale, visual.positional_embedding")])

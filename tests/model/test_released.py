@@ -138,7 +138,7 @@ def reference() -> Reference:
 
 @pytest.fixture(scope="module")
 def released_file(reference, tmp_path_factory) -> Path:
-    return save(reference, tmp_path_factory.mktemp("released") / "best.pth", prefix="module.")
+    return save(reference, tmp_path_factory.mktemp("released") / "best.pth", prefix="module._orig_mod.")
 
 
 def by_reference(reference: Reference, cfg: Config) -> dict:

@@ -48,8 +48,8 @@ def client(weights, tmp_path_factory):
 def test_an_image_and_names_give_what_the_segmenter_finds(client, weights, tmp_path):
     from gradio_client import handle_file
     picture = write_scene(tmp_path / "picture.png", 0, (140, 90))
-    overlay, mask, legend, about = client.predict(handle_file(picture), "star, red key", 0.5, api_name="/segment")
-    expected = Segmenter.load(weights, device="cpu")(picture, ["star", "red key"])
+    overlay, mask, legend, about = client.predict(handle_file(picture), "star； r\u200bed", 0.5, api_name="/segment")
+    expected = Segmenter.load(weights, device="cpu")(picture, ["star", "r\u200bed"])
     assert expected.labels.any() and Path(overlay).read_bytes() == expected.overlay_png()
     assert [row[2] for row in legend["data"]] == [f"{score:.2f}" for score in expected.scores]
     assert Path(mask).read_bytes() == expected.mask_png()

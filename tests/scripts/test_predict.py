@@ -1,5 +1,6 @@
 """predict.py and predict.sh as users call them: files in, files out, and what is wrong in one line."""
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,7 +46,9 @@ def test_files_in_files_out(predict, three, tmp_path):
     about, indices = json.loads((out / "b.json").read_text()), np.asarray(Image.open(out / "b.mask.png"))
     assert about["image"]["file"] == str(three / "b.jpg")
     assert [name["area"] for name in about["names"]] == [int((indices == k).sum()) for k in (1, 2)]
-    predict(three / "b.jpg", "--separate", names=("stern", "星"))      # replaces its own results
+    shutil.copy(three / "b.jpg", odd := tmp_path / "\udcff\x1b.jpg")
+    predict(three / "b.jpg", odd, "--separate", names=("stern, 星",))   # replaces its own results
+    assert json.loads((out / "\udcff\x1b.json").read_text())["image"]["file"] == str(odd)
     assert [name["name"] for name in json.loads((out / "b.json").read_text())["names"]] == ["stern", "星"]
     assert {path.name for path in out.glob("b.*")} == {
         "b.json", "b.overlay.png", "b.mask.png", "b.mask-1.png", "b.mask-2.png"}
@@ -56,6 +59,17 @@ def test_a_folder_with_the_images_is_no_place_for_results(predict, three, tmp_pa
     shutil.copy(three / "a.png", tmp_path / "out/a.overlay.png")
     complains(predict(tmp_path / "out/a.overlay.png"), "files of yours")
     assert (tmp_path / "out/a.overlay.png").read_bytes() == (three / "a.png").read_bytes()
+
+
+@pytest.mark.parametrize("name, make", [("a.json", Path.touch), ("a.json", os.mkfifo), ("a.mask.png", Path.touch),
+                                        ("a.overlay.png", Path.mkdir), ("a.mask-2.png", os.mkfifo)])
+def test_what_no_prediction_wrote_is_not_replaced(predict, three, tmp_path, name, make):
+    (tmp_path / "out").mkdir()
+    make(tmp_path / "out" / name)
+    complains(predict(three / "a.png", "--separate"), tmp_path / "out" / name)
+    assert [path.name for path in (tmp_path / "out").rename(tmp_path / "kept").iterdir()] == [name]
+    (tmp_path / "out").symlink_to("out")    # in a circle
+    complains(predict(three / "a.png"), "out/a.json")
 
 
 def test_a_damaged_image_is_named_and_skipped(predict, three, tmp_path):

@@ -19,7 +19,8 @@ def bash(*command, **environment) -> subprocess.CompletedProcess:
     (["train.sh", "pascl"], {}, "config/pascl/esda.yaml: no such file; DATASET is one of: coco/clsclip coco "),
     (["test.sh", "shapes"], {}, "usage"), (["train.sh"], {"GPUS": "3,4"}, "take CUDA_VISIBLE_DEVICES=3 or NPROC"),
     (["train.sh", "pascal", "all"], {"GPUS": "0", "NPROC": "2"}, "GPUS is for all folds"),
-    (["train.sh"], {"NNODES": "2"}, "MASTER_ADDR")])
+    (["train.sh"], {"NNODES": "2"}, "MASTER_ADDR"), (["train.sh"], {"NPROC": "abc"}, "abc"),
+    (["train.sh"], {"NNODES": "2", "MASTER_ADDR": "first", "NODE_RANK": "2"}, "NODE_RANK")])
 def test_mistakes_are_refused_in_one_line(command, environment, named):
     done = bash(*command, **environment)
     assert done.returncode == 2 and done.stdout == ""

@@ -57,26 +57,30 @@ def test_an_option_says_whether_it_changes_numbers():
     assert not any(map(changes_numbers, ("data.workers", "train.micro_batch", "exp", "eval.batch_size", "compile")))
 
 
-def test_resolved_options_survive_a_round_trip_through_yaml():
-    cfg = load(Config, ESDA, ["train.lr=1e-3", "model.replace_indices=[0, 2]"])
-    assert from_dict(Config, yaml.safe_load(yaml.safe_dump(to_dict(cfg))), "a run") == cfg
+@pytest.mark.parametrize("text", ["010", "1e3", "yes", "null", "", "a: b", "a #5", "星\x1b", "<<", "{}"])
+def test_resolved_options_survive_a_round_trip_through_yaml(text, tmp_path):
+    cfg = load(Config, ESDA, ["train.lr=1e-5", "model.replace_indices=[0, 2]", "seed=4294967295", f"weights={text}"])
+    assert from_dict(Config, yaml.safe_load(yaml.safe_dump(to_dict(cfg))), "a run") == cfg and cfg.weights == text
+    assert load(Config, write(tmp_path / "config.yaml", yaml.safe_dump(to_dict(cfg))), saved=True) == cfg
     with pytest.raises(UserError, match="last.pt.*model.old"):
         from_dict(Config, {"model": {"old": "fancy"}}, "last.pt")
 
 
 def test_extends_lays_a_file_over_another(tmp_path):
-    write(tmp_path / "grandparent.yaml", "fold: 1\ntrain: {epochs: 5, lr: 0.5}\n")
+    write(tmp_path / "grandparent.yaml", "fold: 01\ntrain: {epochs: 5, lr: 5e-1}\nrun: 010\n")
     write(tmp_path / "deep" / "parent.yaml", "extends: ../grandparent.yaml\ntrain: {epochs: 6}\n")
-    child = write(tmp_path / "child.yaml", "extends: deep/parent.yaml\nseed: 9\n")
+    child = write(tmp_path / "child.yaml", "extends: deep/parent.yaml\nseed: 010\n")
     cfg = load(Config, child, ["train.warmup=3", "train.warmup=4"])
-    assert (cfg.fold, cfg.train.epochs, cfg.train.lr, cfg.seed, cfg.train.warmup) == (1, 6, 0.5, 9, 4)
-    assert cfg.dataset == load(Config, BASE).dataset
+    assert (cfg.fold, cfg.train.epochs, cfg.train.lr, cfg.seed, cfg.train.warmup) == (1, 6, 0.5, 10, 4)
+    assert cfg.dataset == load(Config, BASE).dataset and cfg.run == "010"
 
 
 def test_files_that_extend_each_other_are_an_error(tmp_path):
     first = write(tmp_path / "a.yaml", "extends: b.yaml\n")
     write(tmp_path / "b.yaml", f"extends: ../{tmp_path.name}/a.yaml\n")
     assert "extends itself" in complaint(file=first)
+    (tmp_path / "loop").symlink_to("loop")
+    assert "loop: no such file" in complaint(file=write(tmp_path / "c.yaml", "extends: loop\n"))
 
 
 @pytest.mark.parametrize("name, listed", [
@@ -87,8 +91,8 @@ def test_a_missing_config_lists_those_of_its_data_set(name, listed):
 
 @pytest.mark.parametrize("text, reason", [
     ("train: {epochs: 3", "not valid YAML"), ("train: {lr: 1, lr: 2}", "'lr' stands twice"),
-    ("fold: !!python/name:os.system", "not valid YAML"), (b"\x80\x02\xff\x00binary", "not valid YAML"),
-    ("- fold", "is a mapping"),
+    ("fold: !!python/name:os.system", "fold=''"), ("a: &a {b: *a}", "not valid YAML"), ("[" * 4000, "not valid YAML"),
+    (b"\x80\x02\xff\x00binary", "not valid YAML"), ("- fold", "is a mapping"), ("seed: 1_000", "whole number"),
     ("train:\n  epohcs: 3\n", "unknown option 'train.epohcs'; did you mean 'train.epochs'")])
 def test_a_file_that_is_no_config_is_named_in_one_line(tmp_path, text, reason):
     (tmp_path / "odd.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -137,11 +141,10 @@ def test_the_table_of_who_reads_what_names_options():
 
 @pytest.mark.parametrize("override, value", [
     ("train.lr=1e-3", 1e-3), ("train.lr=1.0e-3", 1e-3), ("train.lr=0.01", 0.01), ("train.lr=2", 2.0), ("run=", ""),
-    ("model.replace_indices=[1, 2]", [1, 2]), ("train.clip_grad=5e-1", 0.5),
+    ("model.replace_indices=[1, 02]", [1, 2]), ("train.clip_grad=+.5", 0.5), ("seed=010", 10), ("compile=true", True),
     *((f"model.same_word={text}", text) for text in (
         "a photo of a {}", "{}", "scene: {}", "007", "2025-01-01", "12:30:00", "no", "a #5", "exp/a=b"))])
 def test_values_are_read_as_people_write_them(override, value):
-    """Text as it stands: the shell has unquoted it, and that YAML would read a date there is no user's concern."""
     found = flat(to_dict(load(Config, ESDA, [override])))[override.partition("=")[0]]
     assert found == value and type(found) is type(value)
 
@@ -152,6 +155,8 @@ def test_values_are_read_as_people_write_them(override, value):
         ("lr=1e-3", "train.lr"), ("Fold=1", "fold"), ("precision=fp31", "fp32"), ("train.optimizer=adam", "adamw"),
         ("eval.protocol=Exhaustive", "exhaustive"))),
     ("train.epochs=many", "whole number"), ("train.epochs=1.5", "whole number"), ("train.epochs=", "whole number"),
+    *((f"seed={text}", "whole number") for text in ("1_000", "1:30", "0x10", "٣", "null", "2025-01-01")),
+    *((f"train.lr={text}", "a number") for text in ("1_0.5", "1:30", ".nan", "inf", "~")), ("compile=yes", "true or"),
     ("fold=true", "whole number"), ("train.lr=fast", "a number"), ("train.lr=true", "a number"),
     ("model.text_tokens=1", "true or false"), ("augment.scale=1", "list"), ("augment.scale=[a, b]", "a number"),
     ("model.replace_indices=3", "list"), ("model.replace_indices=null", "list"), ("fold.x=1", "'fold'"),

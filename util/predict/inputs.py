@@ -1,10 +1,12 @@
 """Images and names that a user gives. Imports no torch, so that predict.py tells mistakes at once."""
 import glob
-import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import ftfy
 import numpy as np
+import regex
 from PIL import Image
 
 from data.files import on_white, read_image
@@ -13,23 +15,29 @@ from util.runtime.errors import UserError
 MOST_PIXELS = 1 << 27   # of an image: 134 megapixels, which take some 3 GB on their way
 MOST_NAMES = 254        # with the rival words: values of an 8-bit mask, less 0 for none and 255, by custom for ignored
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-OURS = re.compile(r"\.(overlay|mask(-\d+)?)\.png$")     # what prediction writes
+OURS = regex.compile(r"\.(json|overlay\.png|mask(-\d+)?\.png)$")     # what prediction writes
 TRAINING_FREE = ("clip_prior", "maskclip", "clearclip", "naclip")   # values of model.kind that need CLIP alone
 
 
 def find_images(arguments: list[str]) -> list[Path]:
-    """Find images by path, folder (not below) or glob, each once, without OURS. Raises UserError for none."""
+    """Find images by path, folder (not below) or glob, each once; a note names others. Raises UserError for none."""
     found: dict[Path, Path] = {}
+    others: dict[str, None] = {}
     for argument in arguments:
         files = [Path(argument)]
         if not files[0].is_file():
             pattern = f"{glob.escape(argument)}/*" if files[0].is_dir() else argument
-            files = sorted(file for file in map(Path, glob.glob(pattern, recursive=True))
-                           if file.suffix.lower() in SUFFIXES and not OURS.search(file.name) and file.is_file())
+            there = [file for file in map(Path, sorted(glob.glob(pattern, recursive=True)))
+                     if not file.is_dir() and not OURS.search(file.name)]
+            files = [file for file in there if file.suffix.lower() in SUFFIXES and file.is_file()]
+            others |= dict.fromkeys(map(str, sorted({*there} - {*files})))
         if not files:
-            raise UserError(f"{argument}: no such image, and no folder or glob with images; check the path")
+            raise UserError(f"{argument}: no such image, and no folder or glob with {', '.join(SUFFIXES)}; check it")
         for file in files:
             found.setdefault(file.resolve(), file)
+    if others:
+        print(f"note: {len(others)} files are left out, which are not {', '.join(SUFFIXES)}: {', '.join([*others][:5])}"
+              + " ..." * (len(others) > 5), file=sys.stderr)
     return list(found.values())
 
 
@@ -52,15 +60,27 @@ def as_image(source) -> np.ndarray:
     return image
 
 
+def split_names(texts: Iterable[str]) -> list[str]:
+    """Split texts at commas, semicolons, also full-width ones, and line breaks; mends UTF-8 from an ASCII terminal."""
+    text = "\n".join(texts).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return [name for name in regex.split(r"[,;，、；\v\f\r\n\x85\u2028\u2029]", text) if name.strip()]
+
+
+def unseen(names: Iterable[str]) -> list[str]:
+    """Describe format characters, such as zero-width ones, in names: CLIP reads those that ftfy leaves."""
+    return [f"{name!r} has characters that nobody sees and CLIP reads; type it anew"
+            for name in names if regex.search(r"\p{Cf}", ftfy.fix_text(name))]
+
+
 def checked_names(names: str | Iterable[str], others: str | Iterable[str] = ()) -> tuple[list[str], list[str]]:
     """Tidy names and rivals. Raises UserError for none, too many, empty, equal ones (CLIP reads no case or blanks)."""
     names, others = ([" ".join(word.split()) for word in ([words] if isinstance(words, str) else words)]
                      for words in (names, others))
     words = [word.lower() for word in names + others]
     if not names or not all(words):
-        raise UserError('no names, or an empty one; say what to look for, as in --names star "traffic light"')
+        raise UserError("no names, or an empty one; say what to look for, such as star or traffic light")
     if len(words) > MOST_NAMES:
-        raise UserError(f"{len(words)} names, with --others, and {MOST_NAMES} fit into a mask of 8 bits; ask twice")
+        raise UserError(f"{len(words)} names and rival words, and {MOST_NAMES} fit into a mask of 8 bits; ask twice")
     if len(words) > len(set(words)):
         raise UserError(f"{max(words, key=words.count)!r} is given twice, and CLIP reads no case; give it once")
     return names, others

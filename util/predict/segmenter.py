@@ -88,8 +88,8 @@ class Segmenter:
         if self.about["checkpoint"] is None:
             return [f"{self.cfg.model.kind} stretches its map to 0..1 in every image, so it finds each name somewhere"]
         if self.about["checkpoint"]["file"] == str(SHIPPED):
-            return ["the shipped model knows the twenty shapes of Shapes-5i; for photographs: --model naclip"]
-        return [] if self.calibrated else ["the checkpoint's scores are not calibrated; choose a --threshold"]
+            return ["the shipped model knows the twenty shapes of Shapes-5i; for photographs there is the model naclip"]
+        return [] if self.calibrated else ["the checkpoint's scores are not calibrated; choose a threshold"]
 
     def __call__(self, image, names: str | Iterable[str], **options) -> Result:
         """Set the image, and find ``names`` in it; options as of ``predict``."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from model.clip.formats import from_released
+from model.clip.formats import from_released, plain_state
 from model.clip.weights import differences
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, require_file
@@ -56,8 +56,8 @@ def load(path: str | Path) -> dict:
                          "version": int(metadata["version"]), **json.loads(metadata["about"])}
         else:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            if "state_dict" in saved:
-                saved = {"version": VERSION, "model": from_released(saved["state_dict"])[1], "epoch": saved["epoch"]}
+            if "version" not in saved:
+                saved = {"version": VERSION, "model": from_released(plain_state(saved))[1], "epoch": saved["epoch"]}
         version = saved.get("version")
     except Exception as error:  # torch and safetensors raise many kinds for a file that is not theirs
         raise UserError(f"{path}: not a checkpoint ({type(error).__name__}); {FORMS}") from None
@@ -75,7 +75,7 @@ def restore(model: torch.nn.Module, checkpoint: dict, path: str | Path, clip: st
                         f"run, then {options['clip']}, and model.activation={options['activation']} as there")
     own, found = ({name: tensor for name, tensor in state.items() if name != "rivals"}  # of which there may be others
                   for state in (model.trainable_state(), checkpoint["model"]))
-    if problems := differences(own, found):
+    if problems := differences(own, found) if own else "they train nothing":
         raise UserError(f"{path}: of another architecture than these options say ({problems}); use the config it was "
                         f"trained with, config.yaml in its run's folder")
     model.load_state_dict(checkpoint["model"], strict=False)

@@ -16,7 +16,7 @@ from util.config import ROOT, Config, to_dict
 from util.run import checkpoint
 from util.run.atomic import write_bytes_atomically
 from util.runtime import distributed
-from util.runtime.errors import UserError
+from util.runtime.errors import UserError, visible
 
 
 def code_version() -> str:
@@ -71,7 +71,7 @@ class Run:
     def log(self, text: str) -> None:
         """Write one line to stdout and log.txt."""
         if not self.silent:
-            print(f"{time.strftime('%H:%M:%S')} {text}", file=self._log, flush=True)
+            print(f"{time.strftime('%H:%M:%S')} {visible(text)}", file=self._log, flush=True)
             print(text, flush=True)
 
     def open_events(self, step: int) -> None:

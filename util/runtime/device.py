@@ -20,9 +20,9 @@ def pick_device(wish: str) -> torch.device:
     if count > 1 and wish == "cuda":
         wish = f"cuda:{rank}"
     try:
+        if wish not in ("cpu", "cpu:0") and wish.partition(":")[0] != "cuda":
+            raise ValueError("only cpu, cuda, cuda:1 and so on compute here")
         device = torch.device(wish)
-        if device.type not in ("cpu", "cuda"):
-            raise ValueError("only the CPU and CUDA compute here")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UserError(f"device={wish}: {str(error).splitlines()[0]}; use device=cpu or device=auto") from None

@@ -3,13 +3,19 @@ import argparse
 import atexit
 import io
 import multiprocessing.util
+import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import regex
+
 from model.clip.errors import WeightsError
 from util.runtime import progress
+
+# Control and format characters and line separators, but newlines, tabs and, as bars need them, carriage returns outside
+HIDDEN = regex.compile(r"(?!\A\r|\r\Z)[^\P{Cc}\n\t]|[\p{Cf}\p{Zl}\p{Zp}]")
 
 
 class UserError(Exception):
@@ -25,6 +31,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         raise UserError(f"{message}; {self.remedy}")
+
+
+def visible(text: str) -> str:
+    """Escape HIDDEN characters, which a terminal would obey and nobody would see."""
+    return HIDDEN.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def require_file(path: str | Path, remedy: str) -> Path:
@@ -49,14 +60,16 @@ atexit.register(_end_workers)  # for programs without run_main; after multiproce
 
 def run_main(main: Callable[[], int | None]) -> None:
     """Run ``main`` and exit: UserError and WeightsError with a line and 2, signals with theirs, else a traceback."""
+    os.environ.setdefault("NO_COLOR", "1")  # newer Pythons colour help and tracebacks, by characters that are HIDDEN
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what a terminal or a log cannot
+            stream.write = lambda text, write=stream.write: write(visible(text))
     try:
         sys.exit(main())
     except (UserError, WeightsError) as error:
         # From a loader process it comes with that one's traceback, whose last line is the message.
-        line, status = f"error: {' '.join(str(error).rpartition('UserError: ')[2].split())}", 2
+        line, status = f"error: {' '.join(visible(str(error).rpartition('UserError: ')[2]).split())}", 2
     except progress.Stopped as stopped:
         line, status = f"stopped{progress.go_on}", stopped.status
     except KeyboardInterrupt:

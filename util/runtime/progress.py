@@ -54,7 +54,8 @@ class Progress:
 
     def __init__(self, items: Iterable, label: str, total: int | None, initial: int, held: bool):
         self.items, self.label, self.total, self.initial, self.held = items, label, total, initial, held
-        self.note, first, terminal = "", os.environ.get("RANK", "0") == "0", sys.stderr.isatty()
+        rank = os.environ.get("RANK", "0") if "TORCHELASTIC_RUN_ID" in os.environ else "0"  # torchrun's, no other's
+        self.note, first, terminal = "", rank == "0", sys.stderr.isatty()
         self.every = 15.0 if first and not terminal else math.inf       # s between two lines
         self.bar = tqdm(desc=label, total=total, initial=initial, dynamic_ncols=True, leave=False,
                         disable=not (first and terminal))

@@ -60,6 +60,9 @@ def test_it_restores_into_its_model_and_into_no_other(run):
     assert all(torch.equal(tensor, saved["model"][name]) for name, tensor in model.trainable_state().items())
     with pytest.raises(UserError, match=f"best.pt: .*other CLIP weights.*{cfg.model.clip}"):
         checkpoint.restore(model, saved, "best.pt", "another")
+    free = build_model(load(Config, ROOT / "config/shapes/naclip.yaml", [f"model.clip={cfg.model.clip}"]))
+    with pytest.raises(UserError, match="best.pt: "):
+        checkpoint.restore(free, {**saved, "model": {}}, "best.pt", saved["clip"])
     *_, last = saved["model"]
     for changed, named in (({last: torch.zeros(9)}, f"of another shape: {last}"),
                            ({"more": torch.zeros(1)}, "superfluous: more"), ({last: None}, f"missing: {last}")):

@@ -22,7 +22,7 @@ def test_blocks_are_computed_as_the_options_say(change, called):
     assert [name for name, *_ in model.method_calls] == [*called, "to"]
 
 
-@pytest.mark.parametrize("wish", ["gpu", "meta", "cuda:99"])
+@pytest.mark.parametrize("wish", ["gpu", "meta", "cuda:99", "vulkan", "xla", "mps", "cpu:7", ""])
 def test_a_device_that_is_not_there_is_refused(wish):
     with pytest.raises(UserError, match=f"device={wish}"):
         pick_device(wish)
