@@ -2,10 +2,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from data.files import read_file
-from util.config import Data
+from util.config import Data, parse_yaml
 from util.runtime.errors import UserError
 
 FOLDS = 4
@@ -28,7 +26,7 @@ class Classes:
         """
         text = read_file(path, "data.classes should name a YAML file with the class names and folds", text=True)
         try:
-            content = yaml.load(text, yaml.BaseLoader)  # all values are text: `no`, `1` and dates are names, too
+            content = parse_yaml(text)  # all values are text: `no`, `1` and dates are names, too
             names, rule, annotated = list(content["classes"]), content["folds"], content.get("annotation_names", {})
             read = [" ".join(name.lower().split()) for name in names]
             size, rest = divmod(len(names), FOLDS)
@@ -40,7 +38,7 @@ class Classes:
                         if not any(map(str.isalnum, name)) or read.count(same) > 1]
                        or [name for name in listed if name not in names or listed.count(name) > 1]
                        or (f"{len(names)} names and the folds {rule}" if not listed or len(names) > 254 else ""))
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             problem = " ".join(repr(error).split())
         if problem:
             raise UserError(f"{path}: should be YAML with 'classes', 1 to 254 different names, and 'folds', lists of "

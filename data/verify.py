@@ -20,6 +20,7 @@ from data.index import Index, identity, map_in_threads, overlap, pixels_and_colo
 from data.prepare.published import compare, fold_of
 from model import IGNORE
 from util.config import Config, from_command_line
+from util.predict.inputs import unseen
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import Parser, UserError, run_main
 from util.runtime.markdown import markdown_table
@@ -92,6 +93,7 @@ def verify(name: str, cfg: Config) -> list[str]:
     if turned:
         lines.append(f"note  {len(turned)} images have an EXIF rotation, which is ignored; their masks must be drawn "
                      f"on the stored pixels: {', '.join(turned)}")
+    lines += [f"note  the class {note}" for note in unseen(classes.names)]
     unseen_in = {c: fold for fold, ids in enumerate(classes.folds) for c in ids}
     report = [f"# {name}: {len(train.pairs):,} training and {len(val.pairs):,} validation pairs in {data.root}", "",
               f"Classes are present from {data.min_pixels} px on, training is on {data.train_classes!r}.", "",
