@@ -58,11 +58,7 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
         pixels = np.stack(pixels).astype(np.int64)
         print(f"indexed {len(pairs)} masks of {list_file}", file=sys.stderr, flush=True)  # stdout may be a manifest
     index = Index(str(list_file), pairs, pixels, [identity(root / image) for image, _ in pairs])
-    problem = repeated(index) or two_colours(pairs, colours)
-    if not pixels[:, 1:].any():
-        problem = ("no mask shows any class, only 0 and 255 (background and ignored); masks hold class ids from 1 on, "
-                   "so write 1 where 255 stands for an object")
-    if problem:
+    if problem := classless(index) or repeated(index) or two_colours(pairs, colours):
         raise UserError(f"{list_file}: {problem}")
     if not kept.is_file():
         buffer = io.BytesIO()
@@ -97,6 +93,13 @@ def identity(path: Path) -> object:
         status = os.stat(path)
         return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)  # some systems lack it
     return os.path.normpath(path)
+
+
+def classless(index: Index) -> str:
+    """Say that no mask of a list shows a class; "" if one does."""
+    return "" if index.pixels[:, 1:].any() else (
+        "no mask shows any class, only 0 and 255 (background and ignored); masks hold class ids from 1 on, so write 1 "
+        "where 255 stands for an object")
 
 
 def repeated(index: Index) -> str:

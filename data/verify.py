@@ -16,7 +16,7 @@ import numpy as np
 
 from data.files import how_to_make, orientation, read_list, read_pair
 from data.folds import Classes, classes_of
-from data.index import Index, identity, map_in_threads, overlap, pixels_and_colours, repeated, two_colours
+from data.index import Index, classless, identity, map_in_threads, overlap, pixels_and_colours, repeated, two_colours
 from data.prepare.published import compare, fold_of
 from model import IGNORE
 from util.config import Config, from_command_line
@@ -86,7 +86,7 @@ def verify(name: str, cfg: Config) -> list[str]:
     folds = [fold_of(train, val, classes, fold, cfg) for fold in range(len(classes.folds))]
     lines = compare(name, cfg, classes, val, len(train.pairs), folds, sum(c.outlined for c in checked))
     problems = list(filter(None, [*(c.problem for c in checked), overlap(train, val),
-                                  repeated(train), repeated(val),
+                                  repeated(train), repeated(val), classless(val),
                                   two_colours(train.pairs + val.pairs, [c.colours for c in checked]),
                                   *(line for line in lines if line.startswith("WRONG"))]))
     turned = [pair[0] for pair, c in zip(train.pairs + val.pairs, checked) if c.turned]
