@@ -1,7 +1,10 @@
 """Readers and writers of lists, images and masks. Each error is one line that names the file and the remedy."""
+import errno
 import io
+import os
 import posixpath
 import re
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -35,6 +38,8 @@ def how_to_make(dataset: str) -> str:
 def read_file(path: str | Path, remedy: str, text: bool = False) -> bytes | str:
     """Read bytes, or UTF-8 text. Raises UserError, ending in ``remedy``, for an unreadable file."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):     # a pipe would be waited for
+            raise OSError(errno.EINVAL, "not a regular file")
         data = Path(path).read_bytes()
         return data.decode("utf-8-sig") if text else data
     except (OSError, UnicodeDecodeError) as error:

@@ -1,5 +1,6 @@
 """Images, masks and lists as they are found on disks: odd but right ones are read, wrong ones are named."""
 import io
+import os
 import struct
 import zlib
 
@@ -124,10 +125,12 @@ def some_mask(path):
     b"", b"not an image at all", None, *(cv2.imencode(".tiff", values)[1].tobytes() for values in (
         np.full((3, 4), 4000, np.uint16), np.full((3, 4, 3), 0.5, np.float32))),  # of which nobody knows what is white
     *(cv2.imencode(".png", np.full(shape, 900, np.uint16))[1].tobytes() for shape in ((3, 4), (3, 4, 3), (3, 4, 4))),
-    bytes(4) + b"ftypheic"], ids="empty text missing tiff16 float grey16 colour16 alpha16 heic".split())
+    bytes(4) + b"ftypheic", "pipe"], ids="empty text missing tiff16 float grey16 colour16 alpha16 heic pipe".split())
 def test_what_is_no_image_and_no_mask_is_named(tmp_path, read, data):
     path = tmp_path / "odd.jpg"
-    if data is not None:
+    if data == "pipe":
+        os.mkfifo(path)
+    elif data is not None:
         save(path, data)
     assert str(path) in complaint(read, path)
 
