@@ -69,7 +69,7 @@ def run_main(main: Callable[[], int | None]) -> None:
         sys.exit(main())
     except (UserError, WeightsError) as error:
         # From a loader process it comes with that one's traceback, whose last line is the message.
-        line, status = f"error: {' '.join(visible(str(error).rpartition('UserError: ')[2]).split())}", 2
+        line, status = f"error: {' '.join(visible(regex.split('(?:User|Weights)Error: ', str(error))[-1]).split())}", 2
     except progress.Stopped as stopped:
         line, status = f"stopped{progress.go_on}", stopped.status
     except KeyboardInterrupt:
