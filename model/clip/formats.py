@@ -47,6 +47,7 @@ def plain_state(saved: dict) -> dict[str, Tensor]:
                   if isinstance(inner, dict) and not any(inner is known for _, known in parts)]
     names = [(f"{place}{name}", WRAPPERS.sub("", str(name)), part) for place, part in parts for name in part]
     found = [(place, match[1] or "", part) for place, name, part in names if (match := PATCHES.fullmatch(name))]
+    found = [one for one in found if one[0].startswith("state_dict/")] or found     # not their moving average
     if len(found) != 1:
         raise ValueError(f"{len(found)} image encoders of a CLIP, where one is wanted, by visual.conv1.weight, among "
                          + ", ".join(place for place, *_ in (found or names)[:4]))

@@ -65,7 +65,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Encode ``text`` as token ids without start and end."""
-        text = text if text.isascii() else ftfy.fix_text(text)  # ASCII has no encoding to mend, and ftfy is slow
+        if not (text.isascii() and text.isprintable()):     # those have nothing to mend, and ftfy is slow
+            text = ftfy.fix_text(text)
         text = html.unescape(html.unescape(text))
         text = " ".join(text.split()).lower()
         return [self._ids[piece]

@@ -133,6 +133,9 @@ def test_every_format_gives_the_same_weights(write, clip, plain, tmp_path):
         for name, tensor in expected.state_dict().items():
             assert found[name].dtype == torch.float32 and torch.equal(found[name], tensor), name
     assert weights.fingerprint == read_clip(plain).fingerprint
+    state = openai_state(clip)
+    torch.save({"state_dict": state, "state_dict_ema": {name: 2 * x for name, x in state.items()}}, path)
+    assert weights.fingerprint == read_clip(path, "quickgelu").fingerprint, "not the moving average beside them"
 
 
 def test_torchscript_without_torch_jit(monkeypatch):

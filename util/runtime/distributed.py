@@ -21,7 +21,7 @@ def started_by_torchrun() -> bool:
 
 def join(device: torch.device) -> None:
     """Join the process group, if torchrun has started several; torchrun ends all of them when one is lost."""
-    if started_by_torchrun() and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
+    if started_by_torchrun() and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
