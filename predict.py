@@ -5,6 +5,7 @@
 
 Without --weights the shipped model of Shapes-5i is used.
 """
+import glob
 import json
 import os
 import sys
@@ -37,8 +38,7 @@ def main() -> int:
     parser.add_argument("--precision", help="fp32, tf32, bf16 or auto; that of the checkpoint's options")
     given = parser.parse_args()
     names, others = checked_names(split_names(given.names), split_names(given.others))
-    masks = [f".mask-{k + 1}.png" for k in range(len(names))] if given.separate else []
-    stems = output_stems(find_images(given.images), given.out, [".json", ".overlay.png", ".mask.png", *masks])
+    stems = output_stems(find_images(given.images), given.out)
 
     from util.predict.segmenter import Segmenter  # torch takes seconds to import: mistakes above are told before
     segmenter = Segmenter.load(given.weights, model=given.model, clip=given.clip, size=given.size, device=given.device,
@@ -60,20 +60,28 @@ def main() -> int:
     return int(skipped > 0)
 
 
-def output_stems(images: list[Path], folder: Path, kinds: list[str]) -> dict[Path, Path]:
-    """Choose FOLDER/NAME[-2 ...] for each image. Raises UserError for FOLDER with an image or others' NAME + kind."""
+def output_stems(images: list[Path], folder: Path) -> dict[Path, Path]:
+    """Choose FOLDER/NAME[-2 ...] for each image. Raises UserError for FOLDER with an image or others' NAME.mask.png."""
     stems: dict[Path, Path] = {}
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: is a file; choose a folder")
     for image in images:
         names = chain([image.stem], (f"{image.stem}-{number}" for number in count(2)))
         taken = {stem.name for stem in stems.values()}
         stem = stems[image] = folder / next(name for name in names if name not in taken)
-        about, places = Path(f"{stem}.json"), [Path(f"{stem}{kind}") for kind in kinds]
+        about, places = Path(f"{stem}.json"), [Path(f"{stem}{kind}") for kind in (".json", ".overlay.png", ".mask.png")]
+        places += old_masks(stem)
         ours = about.is_file() and read_file(about, "choose another --out").startswith(b'{\n "image": {\n  "file": "')
         yours = [place for place in places if os.path.lexists(place) and not (ours and place.is_file())]
         if image.resolve().parent == Path(os.path.realpath(folder)) or yours:
             raise UserError(f"--out {folder} holds {[*yours, image][0]}, and results could replace files of yours; "
                             f"choose another folder")
     return stems
+
+
+def old_masks(stem: Path) -> list[Path]:
+    """Find each name's own mask of an earlier call."""
+    return list(stem.parent.glob(f"{glob.escape(stem.name)}.mask-*.png"))
 
 
 def write(result, image: Path, stem: Path) -> None:
@@ -84,6 +92,8 @@ def write(result, image: Path, stem: Path) -> None:
              ".overlay.png": result.overlay_png(), ".mask.png": result.mask_png()}
     if result.separate:
         files |= {f".mask-{k + 1}.png": result.mask_png(k) for k in range(len(result.names))}
+    for old in old_masks(stem):     # of an earlier call for other names
+        old.unlink()
     for suffix, data in files.items():
         write_bytes_atomically(f"{stem}{suffix}", data)
 

@@ -14,7 +14,7 @@ from data.samples import Sample, TrainImages
 from data.transform import FITS, Fit, augment
 from model import IGNORE
 from util.runtime.errors import UserError
-from util.runtime.workers import start_worker
+from util.runtime.workers import cores, start_worker
 
 
 class TrainBatch(NamedTuple):
@@ -146,6 +146,7 @@ class Loader(DataLoader):
 
 def loader(dataset: Dataset, workers: int, **options) -> DataLoader:
     """Collate batches in ``workers`` processes (0: in this one); their number does not change the batches."""
+    workers = min(workers, cores())     # more would only wait, and torch would warn
     return Loader(dataset, num_workers=workers, worker_init_fn=start_worker, persistent_workers=workers > 0,
                   pin_memory=torch.cuda.is_available(),
                   # Its own generator: starting a loader must not draw from dropout's.

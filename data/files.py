@@ -194,14 +194,15 @@ def _decode(path: str | Path, data: bytes, problem: str = ""):
             image.load()
             pixels = image if image.mode != "LAB" else None
     problem = (problem or bits > 8 and f"has {bits} bits a channel, where an image has 8 (stretch its values to 0..255)"
-               or cut and "the JPEG is cut short" or pixels is None and "not a readable image of at most 2^30 pixels"
+               or cut and "the JPEG is cut short"
+               or pixels is None and "not a whole image of at most 2^30 pixels that can be read"
                + " (HEIC is not read; convert it to JPEG)" * (data[4:8] == b"ftyp"))
     if problem:
         raise UserError(f"{path}: {problem}; fetch, unpack or save it again (docs/data.md)")
     return pixels
 
 
-def _decode_jpeg(data: bytes) -> tuple[np.ndarray, bool]:
+def _decode_jpeg(data: bytes) -> tuple[np.ndarray | None, bool]:
     """Decode (H, W, 3) uint8 BGR, and tell whether the code of the pixels ends too early: the rest is grey then.
 
     A file with an end marker and no such grey in the last corner is whole. Of others the decoder is asked, by more code
@@ -211,11 +212,13 @@ def _decode_jpeg(data: bytes) -> tuple[np.ndarray, bool]:
     while (marker := MARKER.search(data, at)) and marker[0] != END_OF_JPEG:
         progressive |= marker[0] == PROGRESSIVE
         at = marker.end() + int.from_bytes(data[marker.end():marker.end() + 2], "big")
-    whole = np.frombuffer(data if marker else data + END_OF_JPEG, np.uint8)
-    pixels = cv2.imdecode(whole, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if marker and not progressive and np.abs(pixels[-1, -1] - GREYS).max(axis=1).min() > 2:
-        return pixels, False
+    decode = partial(cv2.imdecode, flags=cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if marker and not progressive:
+        pixels = decode(np.frombuffer(data, np.uint8))
+        if np.abs(pixels[-1, -1] - GREYS).max(axis=1).min() > 2:
+            return pixels, False
     code = data[:marker.start()] if marker else data.rstrip(b"\0")  # with which downloads fill what they lack
-    more = bytes(range(127, 0, -1)) * 4
-    return pixels, not np.array_equal(*(np.array(Image.open(io.BytesIO(whole))) for whole in (
-        code + END_OF_JPEG, code + more + END_OF_JPEG)))
+    more = bytes(range(127, 0, -1)) * 4     # read by Pillow, as OpenCV's decoder complains of it on stderr
+    if not np.array_equal(*(np.array(Image.open(io.BytesIO(code + end + END_OF_JPEG))) for end in (b"", more))):
+        return None, True
+    return decode(np.frombuffer(code + END_OF_JPEG, np.uint8)), False

@@ -27,7 +27,9 @@ class FoldData:
     def training(self) -> tuple[DataLoader, TrainBatches, int]:
         """Return loader, batch sampler and number of images. Raises UserError if the lists overlap."""
         cfg, count = self.cfg, len(self.classes.names)
-        index = read_index(cfg.data.root, cfg.data.train_list or "data.train_list", count, cfg.dataset)
+        if not cfg.data.train_list:
+            raise UserError("data.train_list is empty: this set is to test on alone; give a list to train on")
+        index = read_index(cfg.data.root, cfg.data.train_list, count, cfg.dataset)
         common = overlap(index, self.index)
         if common:
             raise UserError(f"{cfg.data.train_list}: {common} ({cfg.data.val_list}), so that scores would be of images "

@@ -98,8 +98,8 @@ def identity(path: Path) -> object:
 def classless(index: Index) -> str:
     """Say that no mask of a list shows a class; "" if one does."""
     return "" if index.pixels[:, 1:].any() else (
-        "no mask shows any class, only 0 and 255 (background and ignored); masks hold class ids from 1 on, so write 1 "
-        "where 255 stands for an object")
+        "no mask shows any class, only 0 and 255 (background and ignored); masks hold class ids from 1 on: if 255 "
+        "stands for an object, write 1")
 
 
 def repeated(index: Index) -> str:

@@ -86,7 +86,9 @@ def verify(name: str, cfg: Config) -> list[str]:
     folds = [fold_of(train, val, classes, fold, cfg) for fold in range(len(classes.folds))]
     lines = compare(name, cfg, classes, val, len(train.pairs), folds, sum(c.outlined for c in checked))
     problems = list(filter(None, [*(c.problem for c in checked), overlap(train, val),
-                                  repeated(train), repeated(val), classless(val),
+                                  *(f"{index.list_file}: {problem}" for index, problem in (
+                                      (train, repeated(train)), (val, repeated(val)),
+                                      (val, not any(c.problem for c in of_val) and classless(val))) if problem),
                                   two_colours(train.pairs + val.pairs, [c.colours for c in checked]),
                                   *(line for line in lines if line.startswith("WRONG"))]))
     turned = [pair[0] for pair, c in zip(train.pairs + val.pairs, checked) if c.turned]
@@ -94,6 +96,8 @@ def verify(name: str, cfg: Config) -> list[str]:
         lines.append(f"note  {len(turned)} images have an EXIF rotation, which is ignored; their masks must be drawn "
                      f"on the stored pixels: {', '.join(turned)}")
     lines += [f"note  the class {note}" for note in unseen(classes.names)]
+    lines += [f"note  fold {fold} cannot be {what}: no image of its list qualifies" for fold, found in enumerate(folds)
+              for what, images in zip(("trained", "tested"), found) if not images]
     unseen_in = {c: fold for fold, ids in enumerate(classes.folds) for c in ids}
     report = [f"# {name}: {len(train.pairs):,} training and {len(val.pairs):,} validation pairs in {data.root}", "",
               f"Classes are present from {data.min_pixels} px on, training is on {data.train_classes!r}.", "",
@@ -107,9 +111,10 @@ def verify(name: str, cfg: Config) -> list[str]:
               f"masks of the validation list: sha256 {digest_of(of_val)}", ""]
     print(*report, sep="\n")
     files = {"report.md": "\n".join([*report, *(problems or ["No problems."]), ""]).encode()}
-    some = np.random.default_rng(cfg.seed).permutation(np.flatnonzero(val.pixels[:, 1:].any(axis=1)))[:PICTURES]
+    pairs = [pair for pair, c in zip(train.pairs + val.pairs, checked) if c.pixels[1:].any()]
+    some = np.random.default_rng(cfg.seed).permutation(len(pairs))[:PICTURES]
     if len(some):
-        pictures = [overlay(*read_pair(data.root, val.pairs[row], len(classes.names)), classes) for row in some]
+        pictures = [overlay(*read_pair(data.root, pairs[row], len(classes.names)), classes) for row in some]
         files["samples.png"] = encode_png(sheet(pictures, 3))
     for file, content in files.items():
         write_bytes_atomically(Path(cfg.exp, "verify", name, file), content)

@@ -77,6 +77,8 @@ def read_instances(file: Path, names: list[str] | None = None, objects: bool = F
     where, images, undrawn, crowds = "", {}, defaultdict(list), []
     try:
         content = json.loads(file.read_bytes())
+        if isinstance(content, list):
+            raise ValueError("a list, as Label Studio's own JSON is, and not COCO's")
         annotations, used = content["annotations"], {a.get("category_id") for a in content["annotations"]}
         above = {c.get("supercategory") for c in content["categories"]} | {"background", "_background_"}
         roots = [c for c in content["categories"] if not names and c.get("name") in above and c["id"] not in used
@@ -99,7 +101,8 @@ def read_instances(file: Path, names: list[str] | None = None, objects: bool = F
                 image.instances.append((a["category_id"], crowds[-1], outline))
             else:
                 undrawn[lack].append(str(a.get("id", place)))
-        notes = [f"{len(ids)} of {len(annotations)} annotations {lack} and are not drawn, such as {', '.join(ids[:5])}"
+        notes = [f"{len(ids)} of {len(annotations)} annotations {lack} and are not drawn, but background, such as "
+                 f"{', '.join(ids[:5])}"
                  for lack, ids in undrawn.items()]
         faults = {
             "categories are not COCO's 80": names not in (None, every := list(categories.values())) and every,
@@ -114,7 +117,7 @@ def read_instances(file: Path, names: list[str] | None = None, objects: bool = F
     except Exception as error:  # what other tools write fails in many ways
         problem = where + (f"there is no {error}" if isinstance(error, KeyError) else f"{error!s:.200}")
     if problem:
-        raise UserError(f"{file}: not COCO's instance annotations: {problem}; fetch or export it again")
+        raise UserError(f"{file}: {problem}; fetch or export it again as COCO's instance annotations")
     notes += [f"category {c['id']}, {c['name']}, is left out: no annotation has it, it is a heading" for c in roots]
     notes += [f"{sum(crowds)} of {len(annotations)} annotations are crowds (iscrowd 1) and become 255, ignored; "
               f"--crowds objects takes them as objects, which CVAT's brush means"] * (any(crowds) and not names)

@@ -3,11 +3,12 @@
     python -m data.prepare masks DIR --coco FILE.json [--crowds objects] [--list train|val]
     python -m data.prepare masks DIR --colours FILE.yaml [--list train|val]
 
-DIR/images holds the images, DIR/colour_masks the pictures. DIR/masks/NAME.png is written for each that is annotated,
+DIR/images holds the images, DIR/colour_masks the pictures. DIR/masks/NAME.png is written for each that is named,
 and DIR/classes.yaml where there is none: it decides which class has which id (docs/data.md).
 """
 import json
 import re
+import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -37,6 +38,9 @@ def from_coco(root: Path, file: Path, crowds: str) -> list[tuple[str, str]]:
     ids = ids_of(root, list(categories.values()), file)
     class_of = {number: ids[name] for number, name in categories.items()}
     made = [(f"images/{image.name}", f"masks/{Path(image.name).stem}.png") for image in images]
+    missing = [image for image, _ in made if not (root / image).is_file()]
+    if missing:
+        print(f"note: {len(missing)} of {len(made)} images are not in {root}, such as {missing[0]}", file=sys.stderr)
     jobs = {root / mask: image for (_, mask), image in zip(made, images)}
     write_masks(partial(paint, class_of, IGNORE), jobs, replace=False)
     return made
@@ -100,7 +104,8 @@ def paint_colours(table: dict[int, int], picture: Path) -> np.ndarray:
     strange = [(count, code) for code, count in zip(codes.tolist(), pixels.tolist()) if code not in table]
     if strange:
         count, code = max(strange)
-        raise UserError(f"{picture}: {count} pixels have the colour #{code & 0xffffff:06x}, and {len(strange)} colours "
+        raise UserError(f"{picture}: {count} pixels have the colour #{code & 0xffffff:06x}"
+                        f"{', half transparent' * (code >> 24 < 255)}, and {len(strange)} colours "
                         f"in all are not named; name them in --colours, or export the masks without smooth edges")
     return np.array([table[code] for code in codes.tolist()], np.uint8)[places].reshape(image.shape[:2])
 

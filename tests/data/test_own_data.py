@@ -110,4 +110,4 @@ def test_a_set_to_test_on_alone_needs_no_training_list(own, tiny_options):
     done = in_process("test.py", "--config", "config/shapes/everything.yaml", *options, "eval.protocol=episodic",
                       "eval.samples=8")
     assert done.returncode == 0 and "results.json" in done.stdout, done.stderr
-    complains(in_process("train.py", "--config", "config/shapes/esda.yaml", *options), "data.train_list: no such file")
+    complains(in_process("train.py", "--config", "config/shapes/esda.yaml", *options), "data.train_list is empty")

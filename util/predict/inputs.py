@@ -67,9 +67,9 @@ def split_names(texts: Iterable[str]) -> list[str]:
 
 
 def unseen(names: Iterable[str]) -> list[str]:
-    """Describe format characters, such as zero-width ones, in names: CLIP reads those that ftfy leaves."""
-    return [f"{name!r} has characters that nobody sees and CLIP reads; type it anew"
-            for name in names if regex.search(r"\p{Cf}", ftfy.fix_text(name))]
+    """Describe characters that have no width of their own in names: CLIP reads those that ftfy leaves."""
+    return [f"{ascii(name)} has characters that nobody sees and CLIP reads; leave them out unless they are meant"
+            for name in names if regex.search(r"[\p{Cf}\p{DI}]", ftfy.fix_text(name))]
 
 
 def checked_names(names: str | Iterable[str], others: str | Iterable[str] = ()) -> tuple[list[str], list[str]]:

@@ -15,7 +15,7 @@ from model.clip.errors import WeightsError
 from util.runtime import progress
 
 # Control and format characters and line separators, but newlines, tabs and, as bars need them, carriage returns outside
-HIDDEN = regex.compile(r"(?!\A\r|\r\Z)[^\P{Cc}\n\t]|[\p{Cf}\p{Zl}\p{Zp}]")
+HIDDEN = regex.compile(r"(?!\A\r|\r\Z)[^\P{Cc}\n\t]|[\p{Cf}\p{DI}\p{Zl}\p{Zp}]")
 
 
 class UserError(Exception):
