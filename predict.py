@@ -63,10 +63,11 @@ def main() -> int:
 def output_stems(images: list[Path], folder: Path) -> dict[Path, Path]:
     """Choose FOLDER/NAME[-2 ...] for each image. Raises UserError for FOLDER with an image or others' NAME.mask.png."""
     stems: dict[Path, Path] = {}
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--out {folder}: is a file; choose a folder")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"--out {folder}: is no folder; choose one")
     for image in images:
-        names = chain([image.stem], (f"{image.stem}-{number}" for number in count(2)))
+        name = os.fsdecode(os.fsencode(image.stem)[:200])     # with a suffix, systems take 255 bytes
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
         taken = {stem.name for stem in stems.values()}
         stem = stems[image] = folder / next(name for name in names if name not in taken)
         about, places = Path(f"{stem}.json"), [Path(f"{stem}{kind}") for kind in (".json", ".overlay.png", ".mask.png")]

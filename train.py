@@ -64,6 +64,8 @@ class Trainer(Experiment):
         if cfg.train.select == "seen" and not self.seen:
             raise UserError(f"train.select=seen: no image of {cfg.data.val_list} shows a seen class, or "
                             f"eval.seen_samples is 0; choose another train.select")
+        if cfg.eval.protocol == "generalised":
+            self.data.every_image()     # better refused before training than after
         self.at, self.last_scores, self.seconds, self.saved = Position(), None, 0.0, 0.0
         self.best: dict[str, dict | None] = dict.fromkeys(["unseen", "seen"] if self.seen else ["unseen"])  # so far
         self.history: list[dict] = []                                       # every epoch's scores, for curves
@@ -90,7 +92,8 @@ class Trainer(Experiment):
         if "changed_data" in self.trained_on:
             self.run.log(f"CHANGED: {self.trained_on['changed_data']}")
         if not self.seen:
-            self.run.log("no image to test on shows a seen class: no seen score, and no threshold of presence")
+            self.run.log("no seen class is scored, as no image to test on shows one or eval.seen_samples is 0: no seen "
+                         "score, and no threshold of presence")
         if start:
             changed = changed_options(start, self.cfg)
             self.run.log(f"starts from {self.cfg.weights}: {len(start['model'])} trained tensors of epoch "

@@ -5,6 +5,7 @@ import os
 import posixpath
 import re
 import stat
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -23,6 +24,7 @@ Image.MAX_IMAGE_PIXELS = 1 << 29    # Pillow refuses twice as many, 2^30, as Ope
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 # Markers of a JPEG: 00 and D0 to D7 belong to the pixels' code, and FF only fills
 MARKER, END_OF_JPEG, PROGRESSIVE = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]"), b"\xff\xd9", b"\xff\xc2"
+RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 GREYS = np.array([[128], [64]])     # what an empty code decodes to, the second one as CMYK
 GREY, PALETTE = 0, 3                # colour types of a PNG
 ORIENTATION, DEPTH = 0x0112, 258    # EXIF's tag, and TIFF's of the bits a channel
@@ -64,8 +66,9 @@ def read_list(path: str | Path, remedy: str = how_to_make("")) -> list[tuple[str
     for number, line in read_lines(path, remedy):
         pair = tuple(part.strip() for part in line.replace("\\", "/").split("\t" if "\t" in line else None))
         before = [lines.setdefault(posixpath.normpath(name), number) for lines, name in zip(first, pair)]
-        if len(pair) != 2 or min(before) < number:
-            problem = (f"has an image or a mask of line {min(before)} again; list each once" if len(pair) == 2 else
+        paired = len(pair) == 2 and "\0" not in line
+        if not paired or min(before) < number:
+            problem = (f"has an image or a mask of line {min(before)} again; list each once" if paired else
                        "should be an image and a mask, separated by a space, or by a tab where names contain spaces")
             raise UserError(f"{path}:{number}: {line!r:.100} {problem}")
         pairs.append(pair)
@@ -78,7 +81,11 @@ def write_lists(root: Path, parts: dict[str, list[tuple[str, str]]]) -> None:
     """Write ROOT/lists/PART.txt with a line "image mask", paths below ROOT, for each pair of a part."""
     for part, pairs in parts.items():
         lines = ((f"{i}\t{m}\n" if len((i + m).split()) > 1 else f"{i} {m}\n") for i, m in pairs)
-        write_changed(Path(root) / "lists" / f"{part}.txt", "".join(lines).encode())
+        path, text = Path(root) / "lists" / f"{part}.txt", "".join(lines).encode()
+        if path.is_file() and path.read_bytes() != text:
+            print(f"note: {path}: the list that was there is {path}.old now", file=sys.stderr)
+            path.replace(f"{path}.old")
+        write_changed(path, text)
 
 
 def write_changed(path: Path, data: bytes) -> None:
@@ -122,8 +129,9 @@ def read_image(path: str | Path, upright: bool = False, alpha: bool = False) -> 
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Convert to RGB, transparent pixels laid on white."""
-    if image.has_transparency_data:
+    """Convert to RGB, transparent pixels laid on white. A BMP whose alpha is 0 everywhere does not use it."""
+    unused = image.format == "BMP" and image.mode == "RGBA" and not image.getchannel("A").getbbox()
+    if image.has_transparency_data and not unused:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
@@ -170,7 +178,8 @@ def palette_of(mask: str | Path) -> bytes:
 def orientation(path: str | Path) -> int:
     """Read an image's EXIF orientation, 1..8: from 2 on turned or mirrored, from 5 on by a quarter."""
     with suppress(Exception), Image.open(path) as image:  # Pillow raises many kinds where OpenCV reads a file
-        return image.getexif().get(ORIENTATION, 1)
+        value = image.getexif().get(ORIENTATION)
+        return value if isinstance(value, int) and 1 <= value <= 8 else 1
     return 1
 
 
@@ -189,9 +198,13 @@ def _decode(path: str | Path, data: bytes, problem: str = ""):
         if data.startswith(JPEG):
             pixels, cut = _decode_jpeg(data)
         else:
-            image = Image.open(io.BytesIO(data))
-            bits = data[24] if data.startswith(PNG) else max(getattr(image, "tag_v2", {}).get(DEPTH, [8]))
+            png = data.startswith(PNG)
+            image = Image.open(io.BytesIO(_essential(data) if png else data))
+            deep = 16 if image.mode[0] in "IF" else max(getattr(image, "tag_v2", {}).get(DEPTH, [8]))   # or deeper
+            bits = data[24] if png else deep
             image.load()
+            if png and bits < 8 and image.mode == "L" and "transparency" in image.info:     # a value that is stretched
+                image.info["transparency"] *= 255 // (2 ** bits - 1)
             pixels = image if image.mode != "LAB" else None
     problem = (problem or bits > 8 and f"has {bits} bits a channel, where an image has 8 (stretch its values to 0..255)"
                or cut and "the JPEG is cut short"
@@ -200,6 +213,16 @@ def _decode(path: str | Path, data: bytes, problem: str = ""):
     if problem:
         raise UserError(f"{path}: {problem}; fetch, unpack or save it again (docs/data.md)")
     return pixels
+
+
+def _essential(data: bytes) -> bytes:
+    """Drop what a PNG holds beside its pixels: where that is spoilt or large, Pillow would refuse the picture."""
+    kept, at = [PNG], len(PNG)
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at:at + 4], "big")
+        kept += [data[at:end]] * (data[at + 4:at + 8] in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+        at = end
+    return b"".join(kept)
 
 
 def _decode_jpeg(data: bytes) -> tuple[np.ndarray | None, bool]:
@@ -217,8 +240,11 @@ def _decode_jpeg(data: bytes) -> tuple[np.ndarray | None, bool]:
         pixels = decode(np.frombuffer(data, np.uint8))
         if np.abs(pixels[-1, -1] - GREYS).max(axis=1).min() > 2:
             return pixels, False
-    code = data[:marker.start()] if marker else data.rstrip(b"\0")  # with which downloads fill what they lack
-    more = bytes(range(127, 0, -1)) * 4     # read by Pillow, as OpenCV's decoder complains of it on stderr
+    # Downloads fill what they lack with zeros, of which one may belong to the code, and FF fills before a marker.
+    code = (data[:marker.start()] if marker else re.sub(rb"(\xff\0)?\0*\Z", rb"\1", data, count=1)).rstrip(b"\xff")
+    junk, restarts = bytes(range(127, 0, -1)) * 4, RESTART.findall(code)
+    more = junk + b"\xff" + bytes([0xd0 + ((restarts[-1][1] + 1) % 8 if restarts else 0)]) + junk
+    # By Pillow, as OpenCV's decoder complains of such things on stderr.
     if not np.array_equal(*(np.array(Image.open(io.BytesIO(code + end + END_OF_JPEG))) for end in (b"", more))):
         return None, True
     return decode(np.frombuffer(code + END_OF_JPEG, np.uint8)), False

@@ -27,13 +27,13 @@ class Classes:
         text = read_file(path, "data.classes should name a YAML file with the class names and folds", text=True)
         try:
             content = parse_yaml(text)  # all values are text: `no`, `1` and dates are names, too
-            names, rule, annotated = list(content["classes"]), content["folds"], content.get("annotation_names", {})
+            names, rule, annotated = content["classes"] + [], content["folds"], content.get("annotation_names", {})
             read = [" ".join(name.lower().split()) for name in names]
             size, rest = divmod(len(names), FOLDS)
             rules = {} if rest else {"contiguous": [names[i * size:(i + 1) * size] for i in range(FOLDS)],
                                      "interleaved": [names[i::FOLDS] for i in range(FOLDS)]}
             folds = rule if isinstance(rule, list) else rules.get(str(rule), [])
-            listed = [name for fold in folds for name in fold]
+            listed = [name for fold in folds for name in fold + []]     # a mapping or a word is no list, and has no +
             problem = ([name for name, same in zip(names, read)
                         if not any(map(str.isalnum, name)) or read.count(same) > 1]
                        or [name for name in listed if name not in names or listed.count(name) > 1]

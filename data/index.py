@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,13 @@ class Index:
     pairs: list[tuple[str, str]]
     pixels: np.ndarray
     files: Sequence = ()    # what tells each image's file from others, under whatever path it is listed
+    digests: Sequence = ()  # N int64, of the masks' values
 
     @property
     def version(self) -> str:
-        """Hash, 12 hex digits, of the list in order and its masks' class pixel counts; the same on any machine."""
+        """Hash, 12 hex digits, of the list in order and its masks' values; the same on any machine."""
         listed = "\n".join(f"{image} {mask}" for image, mask in self.pairs).encode("utf-8", "surrogateescape")
-        return hashlib.sha256(listed + self.pixels.astype("<i8").tobytes()).hexdigest()[:12]
+        return hashlib.sha256(listed + np.array(self.digests, "<i8").tobytes()).hexdigest()[:12]
 
 
 def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: str = "") -> Index:
@@ -38,7 +40,7 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
     image that is listed twice, and masks whose palettes disagree."""
     root, remedy = Path(root), how_to_make(dataset)
     pairs = read_list(list_file, remedy)
-    digest = hashlib.sha256(f"{classes}, palettes compared".encode())
+    digest = hashlib.sha256(f"{classes}, with digests".encode())
     for image, mask in pairs:
         try:
             os.stat(root / image)
@@ -50,22 +52,28 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
     kept = root / "index" / f"{Path(list_file).stem}-{digest.hexdigest()[:16]}.npy"
     colours = []
     if kept.is_file():
-        pixels = np.load(kept)
+        table = np.load(kept)
     else:
-        pixels, colours = zip(*map_in_threads(
-            lambda mask: pixels_and_colours(mask, read_mask(mask, classes), classes),
-            [root / mask for _, mask in pairs], f"indexing {Path(list_file).name}"))
-        pixels = np.stack(pixels).astype(np.int64)
+        pixels, colours, digests = zip(*map_in_threads(partial(_read, classes), [root / mask for _, mask in pairs],
+                                                       f"indexing {Path(list_file).name}"))
+        table = np.column_stack([pixels, digests]).astype(np.int64)
         print(f"indexed {len(pairs)} masks of {list_file}", file=sys.stderr, flush=True)  # stdout may be a manifest
-    index = Index(str(list_file), pairs, pixels, [identity(root / image) for image, _ in pairs])
+    files = [identity(root / image) for image, _ in pairs]
+    index = Index(str(list_file), pairs, table[:, :-1], files, table[:, -1])
     if problem := classless(index) or repeated(index) or two_colours(pairs, colours):
         raise UserError(f"{list_file}: {problem}")
     if not kept.is_file():
         buffer = io.BytesIO()
-        np.save(buffer, pixels)
+        np.save(buffer, table)
         with suppress(UserError):   # where the folder cannot be written to, each run counts again
             write_bytes_atomically(kept, buffer.getvalue())
     return index
+
+
+def _read(classes: int, path: Path) -> tuple[np.ndarray, dict[int, bytes], int]:
+    mask = read_mask(path, classes)
+    digest = hashlib.sha256(f"{mask.shape}".encode() + mask.tobytes()).digest()
+    return *pixels_and_colours(path, mask, classes), int.from_bytes(digest[:8], "little", signed=True)
 
 
 def pixels_and_colours(path: Path, mask: np.ndarray, classes: int) -> tuple[np.ndarray, dict[int, bytes]]:

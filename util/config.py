@@ -95,10 +95,13 @@ def from_dict(schema: type[Schema], values: dict, where: str) -> Schema:
 
 def flat(values: dict, prefix: str = "") -> dict:
     """Flatten nested options to {"train.lr": ...}."""
-    out = {}
+    return dict(_leaves(values, prefix))
+
+
+def _leaves(values: dict, prefix: str = ""):
     for key, value in values.items():
-        out.update(flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
-    return out
+        yield from (_leaves(value, f"{prefix}{key}.") if value and isinstance(value, dict) else
+                    [(f"{prefix}{key}", value)])
 
 
 def differing(a: dict, b: dict) -> dict[str, tuple]:
@@ -179,6 +182,10 @@ def _configs_near(path: Path) -> str:
 class _PlainYaml(yaml.BaseLoader):
     """YAML loader of text, as 010 would be 8 and 1:30 90, that rejects a key given twice: one would be dropped."""
 
+    def construct_scalar(self, node):
+        value = super().construct_scalar(node)
+        return "" if node.style is None and value in ("~", "null", "Null", "NULL") else value   # nothing, not a word
+
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
         for key, _ in node.value:
@@ -208,7 +215,11 @@ def _kind(schema: type, name: str):
 def _checked(values: dict, schema: type, where: str) -> dict:
     """Convert nested or dotted ``values`` to dotted names and their options' types. Raises UserError."""
     known, out = dict(options(schema)), {}
-    for name, value in flat(values).items():
+    for name, value in _leaves(values):
+        if not value and dataclasses.is_dataclass(_kind(schema, name)):
+            continue    # a section's head alone
+        if name in out:
+            raise UserError(f"{where}: {name!r} stands twice, nested and with dots")
         if name not in known:
             raise UserError(f"{where}: unknown option {name!r}; {_nearest(str(name), known)}")
         out[name] = _convert(value, _kind(schema, name), name, where, known[name].metadata)

@@ -66,7 +66,7 @@ class Model:
     activation: Literal["auto", "quickgelu", "gelu"] = option(
         "auto", "of CLIP's own blocks: quickgelu (OpenAI's weights), gelu (most of OpenCLIP's), or auto: what the file "
         "or the config.json beside it tells; a run stops where neither does (docs/extend.md)")
-    size: int = option(480, "px, side of the square input; a multiple of the patch size", least=1)
+    size: int = option(480, "px, side of the square input; a multiple of the patch size", least=1, most=4096)
     pixel_mean: list[float] = option(
         [0.48145466, 0.4578275, 0.40821073],
         "RGB in 0..1, those CLIP was trained with (OpenAI CLIP, clip.py); the released ESDA has ImageNet's",

@@ -80,9 +80,9 @@ def read_instances(file: Path, names: list[str] | None = None, objects: bool = F
         if isinstance(content, list):
             raise ValueError("a list, as Label Studio's own JSON is, and not COCO's")
         annotations, used = content["annotations"], {a.get("category_id") for a in content["annotations"]}
-        above = {c.get("supercategory") for c in content["categories"]} | {"background", "_background_"}
-        roots = [c for c in content["categories"] if not names and c.get("name") in above and c["id"] not in used
-                 and c.get("supercategory") in (None, "", "none")]
+        above = [{"background", "_background_"}, *({c.get("supercategory")} for c in content["categories"])]
+        roots = [c for k, c in enumerate(content["categories"], start=1) if not names and c["id"] not in used
+                 and c.get("name") in set().union(*above[:k], *above[k + 1:])]      # of other categories
         listed = [c for c in content["categories"] if c not in roots]
         where = f"categories of the ids {[c['id'] for c in listed]!s:.200}, which should be numbers: "
         categories = {c["id"]: " ".join(str(c["name"]).split()) for c in sorted(listed, key=lambda c: c["id"])}
@@ -95,11 +95,11 @@ def read_instances(file: Path, names: list[str] | None = None, objects: bool = F
             image = images.get(_plain(a["image_id"]))
             if a["category_id"] not in categories:
                 raise ValueError(f"there is no category {a['category_id']!r}")
-            outline, lack = read_outline(a.get("segmentation"), image)
-            if outline and (names or not lack):  # COCO's own are drawn as published, however small
+            outline, lack = read_outline(a.get("segmentation"), image, published=bool(names))
+            if outline:
                 crowds.append(not objects and _plain(a.get("iscrowd")).lower() in ("1", "true"))
                 image.instances.append((a["category_id"], crowds[-1], outline))
-            else:
+            if lack and not (names and outline):
                 undrawn[lack].append(str(a.get("id", place)))
         notes = [f"{len(ids)} of {len(annotations)} annotations {lack} and are not drawn, but background, such as "
                  f"{', '.join(ids[:5])}"
@@ -126,10 +126,12 @@ def read_instances(file: Path, names: list[str] | None = None, objects: bool = F
     return categories, list(images.values())
 
 
-def read_outline(segmentation: list | dict | None, image: Annotated | None) -> tuple[list[np.ndarray | dict], str]:
+def read_outline(segmentation: list | dict | None, image: Annotated | None, published: bool = False
+                 ) -> tuple[list[np.ndarray | dict], str]:
     """Read a segmentation to an outline, as in Annotated, and what it lacks to be drawn as meant, "" for nothing.
 
-    Corners are cut to whole pixels, toward zero. Raises ValueError for what is no outline or does not fit the image.
+    published: COCO's own, of which all is drawn, however small. Corners are cut to whole pixels, toward zero. Raises
+    ValueError for what is no outline or does not fit the image.
     """
     if not image or not segmentation or segmentation != segmentation:  # NaN is pandas' null
         return [], "have no outline" if image else "have an image_id that no image has"
@@ -137,16 +139,21 @@ def read_outline(segmentation: list | dict | None, image: Annotated | None) -> t
     parts = segmentation if isinstance(segmentation, list) else [segmentation]
     parts = parts if isinstance(parts[0], list | dict) else [parts]
     codes = [part for part in parts if isinstance(part, dict) and rle.runs(part, size)[1::2].any()]
-    polygons = [np.array(part, float).ravel() for part in parts if not isinstance(part, dict)]
-    polygons = [np.append(xy, [np.nan] * (xy.size % 2)).reshape(-1, 2) for xy in polygons]
+    polygons = [np.array(part, float) for part in parts if not isinstance(part, dict)]
+    good = all(xy.ndim == 1 and xy.size % 2 == 0 or xy.shape[1:] == (2,) for xy in polygons)     # x, y, ... or pairs
+    polygons = [xy.reshape(-1, 2) for xy in polygons] if good else []
     inside = all((np.maximum(-xy, xy - size[::-1]) <= slack).all() for xy in polygons)  # NaN is not
-    if not inside or len(polygons) > 2 and max(map(len, polygons)) == 1:
+    if not good or not inside or len(polygons) > 2 and max(map(len, polygons)) == 1:
         raise ValueError(f"not polygons [[x, y, x, y, ...], ...] inside the image of {image.width}x{image.height}")
-    outline = codes + [xy.astype(np.int32) for xy in polygons if len(xy) >= 3]  # fewer have no area
-    if not outline:
-        return [], "have no polygon of three corners" if polygons else "cover no pixel"
-    shares = not codes and all(0 <= xy.min() and xy.max() <= 1 for xy in polygons if xy.size)
-    return outline, "have corners in 0..1 alone, shares of the image in place of pixels" if shares else ""
+    shares = not codes and all(np.abs(xy).max() <= 1.01 for xy in polygons if xy.size)
+    polygons = [xy.astype(np.int32) for xy in polygons]
+    drawn = [xy for xy in polygons if len(xy) >= 3 and (    # fewer have no area
+        published or not shares and (xy.max(axis=0) >= 0).all() and (xy.min(axis=0) < size[::-1]).all())]
+    lack = ("" if polygons and len(drawn) == len(polygons) or codes and not polygons else
+            "cover no pixel" if not polygons else "have a part without three corners in the image")
+    if shares and any(len(xy) >= 3 for xy in polygons):
+        lack = "have corners in 0..1 alone, shares of the image in place of pixels"
+    return codes + drawn, lack
 
 
 def paint(class_of: dict[int, int], crowd: int | None, image: Annotated) -> np.ndarray:

@@ -82,13 +82,14 @@ def read_colours(file: Path) -> dict[int, str]:
                       lambda line: f'"{line[2]}": {json.dumps(line[1], ensure_ascii=False)}',
                       file.read_text(encoding="utf-8-sig"), flags=re.M)
         for key, name in parse_yaml(text).items():
-            red, green, blue = bytes.fromhex(key[1:]) if key[:1] == "#" else bytes(map(int, re.split("[, ]+", key)))
-            name = name.lower() if name.lower() in NO_CLASS else name
+            red, green, blue = bytes.fromhex(key[1:]) if key[:1] == "#" else bytes(
+                map(int, re.fullmatch("([0-9]+)[, ]+([0-9]+)[, ]+([0-9]+)", key).groups()))
+            name = name.strip().lower() if name.strip().lower() in NO_CLASS else name.strip()
             if colours.setdefault(red << 16 | green << 8 | blue, name) != name:
                 raise ValueError("two names")
-    except (AttributeError, TypeError, ValueError):  # UnicodeDecodeError is one
+    except (AttributeError, TypeError, ValueError) as error:  # UnicodeDecodeError is one
         raise UserError(f'{file}: {key} should be a colour and its one name, such as "#ff0000": cat or "255, 0, 0": '
-                        f'cat') from None
+                        f'cat ({error!s:.200})') from None
     return colours
 
 

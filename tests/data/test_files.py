@@ -1,6 +1,7 @@
 """Images, masks and lists as they are found on disks: odd but right ones are read, wrong ones are named."""
 import io
 import os
+import re
 import struct
 import zlib
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.files import read_image, read_list, read_mask, read_pair, write_lists
+from data.files import orientation, read_image, read_list, read_mask, read_pair, write_lists
 from util.predict.inputs import as_image
 from util.runtime.errors import UserError
 
@@ -29,11 +30,12 @@ def jpeg(picture: np.ndarray, mode: str = "RGB", **options) -> bytes:
     return buffer.getvalue()
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def grey_png(mask: np.ndarray, bits: int) -> bytes:
     """A grey PNG of 1, 2, 4 or 8 bits a pixel, as optimisers write a mask of few classes."""
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     unpacked = np.unpackbits(mask[..., None], axis=-1)[..., 8 - bits:].reshape(len(mask), -1)
     rows = np.packbits(unpacked, axis=1)
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", mask.shape[1], len(mask), bits, 0, 0, 0, 0))
@@ -73,6 +75,8 @@ FILM = b"\0\0\0\x18ftypmp42 \xff\xda behind the end of a motion photo"
 JPEGS = {
     "colour": jpeg, "grey": lambda p: jpeg(p, "L"), "cmyk": lambda p: jpeg(p, "CMYK"),
     "progressive": lambda p: jpeg(p, progressive=True), "no end": lambda p: jpeg(p)[:-2],
+    "restarts": lambda p: jpeg(p, restart_marker_rows=1),
+    "filled": lambda p: jpeg(p, progressive=True)[:-2] + b"\xff\xff\xff\xd9",
     **{f"trailing {end[:4]}": lambda p, end=end: jpeg(p) + end for end in (bytes(99), FILM, b"\xff\xd9")}}
 
 
@@ -106,11 +110,26 @@ def test_what_is_transparent_lies_on_white_as_people_see_it(tmp_path, mode, kind
     assert np.abs(read_image(tmp_path / "a", alpha=True)[0, :, 3] - np.array([255, 128, 0])).max() <= 2
 
 
-@pytest.mark.parametrize("kind", ["colour", "grey", "cmyk", "progressive"])
+def test_odd_parts_of_a_file_change_no_pixel(tmp_path, picture):
+    """A key of transparency in 2 bits, a spoilt text, an alpha that nobody uses, an orientation that is no number."""
+    grey = np.array([[0, 1, 2, 3]], np.uint8)
+    keyed = bytearray(grey_png(grey, 2))
+    keyed[33:33] = chunk(b"tRNS", b"\0\1") + chunk(b"tEXt", b"a\0b")[:-1] + b"!"
+    assert read_image(save(tmp_path / "a.png", bytes(keyed)))[0, :, 0].tolist() == [0, 255, 170, 255]
+    header = struct.pack("<IiiHHIIiiII4I", 56, 2, -1, 1, 32, 3, 8, 0, 0, 0, 0, 0xff0000, 0xff00, 0xff, 0xff000000)
+    bitmap = b"BM" + struct.pack("<IHHI", 78, 0, 0, 70) + header + bytes([1, 2, 3, 0, 4, 5, 6, 0])
+    assert read_image(save(tmp_path / "a.bmp", bitmap)).tolist() == [[[3, 2, 1], [6, 5, 4]]]
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\1\x01\x12\0\2\0\0\0\2" + b"6\0\0\0" + bytes(4)
+    path = save(tmp_path / "a.jpg", jpeg(picture, exif=exif))
+    assert orientation(path) == 1 and np.array_equal(read_image(path, upright=True), read_image(path))
+
+
+@pytest.mark.parametrize("kind", ["colour", "grey", "cmyk", "progressive", "restarts"])
 def test_a_jpeg_cut_anywhere_is_named(tmp_path, picture, kind):
     """A download may also leave it padded with zeros to its length, and a tool may have put an end behind it."""
     whole = JPEGS[kind](picture)
-    for length in range(1, len(whole) - 20, 97):
+    restarts = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", whole)] if kind == "restarts" else []
+    for length in [*range(1, len(whole) - 20, 97), *restarts]:
         for end in (b"", bytes(len(whole) - length), b"\xff\xd9"):
             path = save(tmp_path / "cut.jpg", whole[:length] + end)
             assert str(path) in complaint(read_image, path), f"{length} of {len(whole)} bytes and {end[:4]}"
@@ -212,11 +231,13 @@ def test_a_list_is_read_and_written_with_spaces_in_names(tmp_path, end):
     write_lists(tmp_path, {"train": PAIRS, "val": PAIRS[1:]})
     assert read_list(tmp_path / "lists/train.txt") == PAIRS
     assert (tmp_path / "lists/val.txt").read_bytes() == b"i/b.jpg m/b.png\n", "as the published lists are"
+    write_lists(tmp_path, {"val": PAIRS})
+    assert (tmp_path / "lists/val.txt.old").read_bytes() == b"i/b.jpg m/b.png\n", "what was there is not lost"
 
 
 @pytest.mark.parametrize("line, named", [
     *((line, "of line 2 again") for line in (b"a.jpg a.png", b"./a.jpg  c.png", b"c.jpg\tx/../a.png")),
-    *((line, "should be an image and a mask") for line in (b"x.jpg", b"three fields x.png"))])
+    *((line, "should be an image and a mask") for line in (b"x.jpg", b"three fields x.png", b"x\0.jpg x.png"))])
 def test_a_line_that_is_no_pair_or_lists_something_again_is_named(tmp_path, line, named):
     path = save(tmp_path / "list.txt", b"\na.jpg a.png\nb.jpg b.png\n" + line)
     assert f"{path}:4: " in complaint(read_list, path) and named in complaint(read_list, path)

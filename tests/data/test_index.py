@@ -38,7 +38,10 @@ def test_an_index_is_counted_once_and_again_after_any_change(root, capsys):
     os.utime(root / "b.png", ns=(status.st_atime_ns, status.st_mtime_ns))  # a copy that keeps size and time
     assert (root / "b.png").stat().st_size == status.st_size
     assert pixels(root) == [[1, 1, 1, 0], [1, 1, 0, 1]]
-    assert read_index(root, root / "list.txt", 3).version != version == "f50fe733114d"
+    assert read_index(root, root / "list.txt", 3).version != version == "cf212ff5aff9"
+    Image.fromarray(np.array([[3, 1, 0, 255]], np.uint8)).save(root / "b.png")
+    mirrored = read_index(root, root / "list.txt", 3)
+    assert mirrored.pixels.tolist() == [[1, 1, 1, 0], [1, 1, 0, 1]] and mirrored.version != version
 
 
 def test_a_read_only_folder_is_counted_each_time(root, capsys):

@@ -68,7 +68,8 @@ def test_folds_may_be_listed_by_name_and_every_name_is_text(tmp_path):
     ("classes: [cat, dog]\nfolds: [[cat], [cat]]", "'cat'"), ("classes: [cat, dog]\nfolds: [[dig]]", "'dig'"),
     ("classes: [cat, dog]\nfolds: []", "folds []"), ("classes: [a, b, c]\nfolds: contiguous", "3 names"),
     ("classes: []\nfolds: contiguous", "0 names"), ("classes: [a, b]", "'folds'"), ("- cat", "'classes'"),
-    (f"classes: {list(map(str, range(255)))}\nfolds: [['0']]", "255 names"), ("[", "YAML")])
+    (f"classes: {list(map(str, range(255)))}\nfolds: [['0']]", "255 names"), ("[", "YAML"),
+    ("classes: {1: cat, 2: dog}\nfolds: [[cat]]", "list"), ("classes: [a, b]\nfolds: [ab]", "list")])
 def test_a_class_file_that_cannot_be_is_named(tmp_path, text, named):
     (tmp_path / "classes.yaml").write_text(text)
     with pytest.raises(UserError) as caught:

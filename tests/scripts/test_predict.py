@@ -69,7 +69,7 @@ def test_what_no_prediction_wrote_is_not_replaced(predict, three, tmp_path, name
     complains(predict(three / "a.png", "--separate"), tmp_path / "out" / name)
     assert [path.name for path in (tmp_path / "out").rename(tmp_path / "kept").iterdir()] == [name]
     (tmp_path / "out").symlink_to("out")    # in a circle
-    complains(predict(three / "a.png"), "out/a.json")
+    complains(predict(three / "a.png"), tmp_path / "out")
 
 
 def test_a_damaged_image_is_named_and_skipped(predict, three, tmp_path):

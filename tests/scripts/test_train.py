@@ -82,7 +82,9 @@ def test_a_plain_zero_shot_split_trains_without_a_seen_score_and_data_changed_la
     (tmp_path / "classes.yaml").write_text("classes: [cat, dog, owl, cow]\nfolds: [[owl, cow]]\n")
     options = [*tiny_options, f"data.root={tmp_path}", f"data.classes={tmp_path}/classes.yaml", "train.epochs=1",
                *(f"data.{part}_list={tmp_path}/{part}.txt" for part in ("train", "val")), "model.replace_indices=[1]"]
-    complains(in_process("train.py", "--config", CONFIG, *options, "train.select=seen"), "train.select=seen")
+    for option, named in ("train.select=seen", "train.select=seen"), ("eval.protocol=generalised", "cat, dog"):
+        complains(in_process("train.py", "--config", CONFIG, *options, option), named)
+    assert not (tmp_path / "exp").exists()
     run = train(options, tmp_path / "exp")
     before = runs.results(run)
     assert before["last_epoch"]["seen_miou"] is None and set(before["per_class"]) == {"owl", "cow"}

@@ -68,11 +68,11 @@ def test_resolved_options_survive_a_round_trip_through_yaml(text, tmp_path):
 
 def test_extends_lays_a_file_over_another(tmp_path):
     write(tmp_path / "grandparent.yaml", "fold: 01\ntrain: {epochs: 5, lr: 5e-1}\nrun: 010\n")
-    write(tmp_path / "deep" / "parent.yaml", "extends: ../grandparent.yaml\ntrain: {epochs: 6}\n")
+    write(tmp_path / "deep" / "parent.yaml", "extends: ../grandparent.yaml\ntrain: {epochs: 6}\nloss:\nweights: ~\n")
     child = write(tmp_path / "child.yaml", "extends: deep/parent.yaml\nseed: 010\n")
     cfg = load(Config, child, ["train.warmup=3", "train.warmup=4"])
     assert (cfg.fold, cfg.train.epochs, cfg.train.lr, cfg.seed, cfg.train.warmup) == (1, 6, 0.5, 10, 4)
-    assert cfg.dataset == load(Config, BASE).dataset and cfg.run == "010"
+    assert cfg.dataset == load(Config, BASE).dataset and (cfg.run, cfg.weights) == ("010", "")
 
 
 def test_files_that_extend_each_other_are_an_error(tmp_path):
@@ -92,6 +92,7 @@ def test_a_missing_config_lists_those_of_its_data_set(name, listed):
 @pytest.mark.parametrize("text, reason", [
     ("train: {epochs: 3", "not valid YAML"), ("train: {lr: 1, lr: 2}", "'lr' stands twice"),
     ("fold: !!python/name:os.system", "fold=''"), ("a: &a {b: *a}", "not valid YAML"), ("[" * 4000, "not valid YAML"),
+    ("train: {lr: 1}\ntrain.lr: 2", "'train.lr' stands twice"), ("model: {prompt: {}}", "model.prompt={}"),
     (b"\x80\x02\xff\x00binary", "not valid YAML"), ("- fold", "is a mapping"), ("seed: 1_000", "whole number"),
     ("train:\n  epohcs: 3\n", "unknown option 'train.epohcs'; did you mean 'train.epochs'")])
 def test_a_file_that_is_no_config_is_named_in_one_line(tmp_path, text, reason):

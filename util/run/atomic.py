@@ -1,5 +1,6 @@
 """Atomic files: either whole or absent."""
 import os
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from util.runtime.errors import UserError
 def write_bytes_atomically(path: str | Path, data: bytes) -> None:
     """Write beside ``path`` and rename over it. Raises UserError on failure; what was at ``path`` is then untouched."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.part")      # shorter than most names
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(data)

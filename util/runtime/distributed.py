@@ -15,13 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 def started_by_torchrun() -> bool:
-    """Tell whether torchrun has started this process. RANK alone may be left over from another launcher."""
-    return dist.is_torchelastic_launched()
+    """Tell whether torchrun has started this process. Some of its variables may be left over from another launcher."""
+    return dist.is_torchelastic_launched() and all(
+        os.environ.get(name, "").isdigit() for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"))
 
 
 def join(device: torch.device) -> None:
     """Join the process group, if torchrun has started several; torchrun ends all of them when one is lost."""
-    if started_by_torchrun() and int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    if started_by_torchrun() and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")

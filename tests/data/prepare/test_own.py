@@ -85,6 +85,8 @@ def test_what_other_tools_write_is_read_as_it_is_meant(content, run, tmp_path):
     crowd.update(iscrowd=True, segmentation=rle.encode(rle.decode(crowd["segmentation"], (HEIGHT, WIDTH))))
     content["images"][0].update(id="7", width=40.0, height="30")
     content["categories"][1]["supercategory"] = "owl"
+    content["categories"] += [{"id": 3, "name": "bird", "supercategory": "life"}, {"id": 4, "name": "life"}]
+    content["categories"][0]["supercategory"] = "bird"
     content["categories"] += [{"id": 0, "name": "owl", "supercategory": "none"}, {"id": 1, "name": "_background_"}]
     assert "category 0, owl" in run("--coco", content).stderr
     assert contents(tmp_path / "own").items() <= before.items() and (tmp_path / "own/masks/a.png").is_file()
@@ -92,6 +94,7 @@ def test_what_other_tools_write_is_read_as_it_is_meant(content, run, tmp_path):
 
 @pytest.mark.parametrize("change", [*({"segmentation": outline} for outline in (
     [], None, float("nan"), [[]], [[10, 10, 20, 20]], [[20, 20]], [[1, 1], [9, 9]], [[.2, .2, .5, .2, .5, .6]],
+    [[-.001, .2, 1.001, .2, .5, .6]], [[41, 5, 43, 5, 43, 9]],
     {"size": [HEIGHT, WIDTH], "counts": [HEIGHT * WIDTH]}, rle.encode(np.zeros((HEIGHT, WIDTH))))), {"image_id": 8}])
 def test_what_is_not_drawn_is_counted_and_refused_if_it_is_all(change, content, run, tmp_path):
     content["annotations"][1].update(change)
@@ -117,6 +120,8 @@ def test_a_mask_with_other_content_is_not_overwritten(content, run, tmp_path):
 
 @pytest.mark.parametrize("spoil, said", [
     (lambda c, own: c["annotations"][0]["segmentation"]["counts"].pop(), "annotation 69"),
+    (lambda c, own: c["annotations"][1].update(segmentation=[
+        2 * c["annotations"][1]["segmentation"]]), "annotation 62"),
     (lambda c, own: c["categories"][0].update(name="CAT"), "9: CAT"),
     (lambda c, own: c["categories"][0].update(name="?"), "'?'"),
     (lambda c, own: (own / "classes.yaml").write_text("classes: [cat]\nfolds: [[cat]]\n"), "lacks owl")])
