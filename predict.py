@@ -63,8 +63,6 @@ def main() -> int:
 def output_stems(images: list[Path], folder: Path) -> dict[Path, Path]:
     """Choose FOLDER/NAME[-2 ...] for each image. Raises UserError for FOLDER with an image or others' NAME.mask.png."""
     stems: dict[Path, Path] = {}
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise UserError(f"--out {folder}: is no folder; choose one")
     for image in images:
         name = os.fsdecode(os.fsencode(image.stem)[:200])     # with a suffix, systems take 255 bytes
         names = chain([name], (f"{name}-{number}" for number in count(2)))
@@ -74,8 +72,9 @@ def output_stems(images: list[Path], folder: Path) -> dict[Path, Path]:
         places += old_masks(stem)
         ours = about.is_file() and read_file(about, "choose another --out").startswith(b'{\n "image": {\n  "file": "')
         yours = [place for place in places if os.path.lexists(place) and not (ours and place.is_file())]
+        yours += [folder] * (os.path.lexists(folder) and not folder.is_dir())   # a file, or a link in a circle
         if image.resolve().parent == Path(os.path.realpath(folder)) or yours:
-            raise UserError(f"--out {folder} holds {[*yours, image][0]}, and results could replace files of yours; "
+            raise UserError(f"--out {folder}: {[*yours, image][0]} is there, and results could replace files of yours; "
                             f"choose another folder")
     return stems
 

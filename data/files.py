@@ -1,5 +1,4 @@
 """Readers and writers of lists, images and masks. Each error is one line that names the file and the remedy."""
-import errno
 import io
 import os
 import posixpath
@@ -39,14 +38,14 @@ def how_to_make(dataset: str) -> str:
 
 def read_file(path: str | Path, remedy: str, text: bool = False) -> bytes | str:
     """Read bytes, or UTF-8 text. Raises UserError, ending in ``remedy``, for an unreadable file."""
+    reason = "not a regular file"   # but a pipe, say, which would be waited for
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):     # a pipe would be waited for
-            raise OSError(errno.EINVAL, "not a regular file")
-        data = Path(path).read_bytes()
-        return data.decode("utf-8-sig") if text else data
+        if stat.S_ISREG(os.stat(path).st_mode):
+            data = Path(path).read_bytes()
+            return data.decode("utf-8-sig") if text else data
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", "not a text file in UTF-8")
-        raise UserError(f"{path}: {reason.lower()}; {remedy}") from None
+        reason = getattr(error, "strerror", "not a text file in UTF-8").lower()
+    raise UserError(f"{path}: {reason}; {remedy}")
 
 
 # Lists

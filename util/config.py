@@ -218,10 +218,9 @@ def _checked(values: dict, schema: type, where: str) -> dict:
     for name, value in _leaves(values):
         if not value and dataclasses.is_dataclass(_kind(schema, name)):
             continue    # a section's head alone
-        if name in out:
-            raise UserError(f"{where}: {name!r} stands twice, nested and with dots")
-        if name not in known:
-            raise UserError(f"{where}: unknown option {name!r}; {_nearest(str(name), known)}")
+        if name not in known or name in out:
+            problem = f"{name!r} stands twice" if name in out else f"unknown option {name!r}; {_nearest(name, known)}"
+            raise UserError(f"{where}: {problem}")
         out[name] = _convert(value, _kind(schema, name), name, where, known[name].metadata)
     return out
 

@@ -92,4 +92,4 @@ def test_arguments_that_will_not_do(predict, three, tmp_path, arguments, said):
 def test_the_shell_script_sees_paths_from_where_it_is_called(three):
     done = subprocess.run(["bash", ROOT / "predict.sh", "a.png", "--names", "star", "--out", "."], cwd=three,
                           text=True, capture_output=True, env=ENVIRONMENT)
-    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: --out . holds a.png"), done.stderr
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith("error: --out .: a.png"), done.stderr
