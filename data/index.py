@@ -88,7 +88,7 @@ def count_pixels(mask: np.ndarray, classes: int) -> np.ndarray:
 
 
 def map_in_threads(function: Callable, items: list, label: str) -> list:
-    """Map ``function`` over items, in order, with progress. Threads suffice: OpenCV decodes outside the GIL."""
+    """Map ``function`` over items, in order, with progress. Threads suffice: decoders work outside the GIL."""
     with ThreadPoolExecutor() as pool:
         return list(progress(pool.map(function, items), label, len(items)))
 
