@@ -15,11 +15,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.folds import Classes
+from data.folds import Classes, hidden_marks
 from data.shapes.scene import scene
 from model.clip.errors import WeightsError
 from util.config import ROOT
-from util.predict.inputs import TRAINING_FREE, split_names, unseen
+from util.predict.inputs import TRAINING_FREE, split_names
 from util.predict.segmenter import Segmenter
 from util.runtime.errors import Parser, UserError, run_main
 
@@ -40,7 +40,7 @@ def page(segmenter: Segmenter, folder: Path):
             result = segmenter(path, split_names([words]), threshold=threshold)
         except (UserError, WeightsError) as error:
             raise gr.Error(html.escape(str(error).replace(str(path), "the image")), print_exception=False) from None
-        for note in unseen(result.names):
+        for note in hidden_marks(result.names):
             gr.Warning(html.escape(note))
         place = Path(tempfile.mkdtemp(dir=folder))
         overlay, mask, about = (place / name for name in ("overlay.png", "mask.png", "masks.json"))

@@ -15,7 +15,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.files import read_file
-from util.predict.inputs import TRAINING_FREE, as_image, checked_names, find_images, split_names, unseen
+from data.folds import hidden_marks
+from util.predict.inputs import TRAINING_FREE, as_image, checked_names, find_images, split_names
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import Parser, UserError, run_main
 from util.runtime.progress import progress
@@ -43,7 +44,7 @@ def main() -> int:
     from util.predict.segmenter import Segmenter  # torch takes seconds to import: mistakes above are told before
     segmenter = Segmenter.load(given.weights, model=given.model, clip=given.clip, size=given.size, device=given.device,
                                precision=given.precision)
-    for note in unseen(names + others) + segmenter.notes:
+    for note in hidden_marks(names + others) + segmenter.notes:
         print(f"note: {note}", file=sys.stderr)
     skipped = 0
     for file, stem in progress(stems.items(), "predicting", len(stems)):

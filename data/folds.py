@@ -1,6 +1,10 @@
 """Classes and folds: which class ids are unseen in which fold. Only this file decides that."""
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+import ftfy
+import regex
 
 from data.files import read_file
 from util.config import Data, parse_yaml
@@ -65,3 +69,9 @@ class Classes:
 def classes_of(options: Data) -> Classes:
     """Read the classes and folds of config section ``data``."""
     return Classes.read(options.classes, options.names)
+
+
+def hidden_marks(names: Iterable[str]) -> list[str]:
+    """Describe characters that have no width of their own in names: CLIP reads those that ftfy leaves."""
+    return [f"{ascii(name)} has characters that nobody sees and CLIP reads; leave them out unless they are meant"
+            for name in names if regex.search(r"[\p{Cf}\p{DI}]", ftfy.fix_text(name))]

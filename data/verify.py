@@ -15,12 +15,11 @@ import cv2
 import numpy as np
 
 from data.files import how_to_make, orientation, read_list, read_pair
-from data.folds import Classes, classes_of
+from data.folds import Classes, classes_of, hidden_marks
 from data.index import Index, classless, identity, map_in_threads, overlap, pixels_and_colours, repeated, two_colours
 from data.prepare.published import compare, fold_of
 from model import IGNORE
 from util.config import Config, from_command_line
-from util.predict.inputs import unseen
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import Parser, UserError, run_main
 from util.runtime.markdown import markdown_table
@@ -95,7 +94,7 @@ def verify(name: str, cfg: Config) -> list[str]:
     if turned:
         lines.append(f"note  {len(turned)} images have an EXIF rotation, which is ignored; their masks must be drawn "
                      f"on the stored pixels: {', '.join(turned)}")
-    lines += [f"note  the class {note}" for note in unseen(classes.names)]
+    lines += [f"note  the class {note}" for note in hidden_marks(classes.names)]
     lines += [f"note  fold {fold} cannot be {what}: no image of its list qualifies" for fold, found in enumerate(folds)
               for what, images in zip(("trained", "tested"), found) if not images]
     unseen_in = {c: fold for fold, ids in enumerate(classes.folds) for c in ids}

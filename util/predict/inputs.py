@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import ftfy
 import numpy as np
 import regex
 from PIL import Image
@@ -64,12 +63,6 @@ def split_names(texts: Iterable[str]) -> list[str]:
     """Split texts at commas, semicolons, also full-width ones, and line breaks; mends UTF-8 from an ASCII terminal."""
     text = "\n".join(texts).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return [name for name in regex.split(r"[,;，、；\v\f\r\n\x85\u2028\u2029]", text) if name.strip()]
-
-
-def unseen(names: Iterable[str]) -> list[str]:
-    """Describe characters that have no width of their own in names: CLIP reads those that ftfy leaves."""
-    return [f"{ascii(name)} has characters that nobody sees and CLIP reads; leave them out unless they are meant"
-            for name in names if regex.search(r"[\p{Cf}\p{DI}]", ftfy.fix_text(name))]
 
 
 def checked_names(names: str | Iterable[str], others: str | Iterable[str] = ()) -> tuple[list[str], list[str]]:

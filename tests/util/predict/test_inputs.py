@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from data.files import read_image
-from util.predict.inputs import as_image, checked_names, find_images, split_names, unseen
+from data.folds import hidden_marks
+from util.predict.inputs import as_image, checked_names, find_images, split_names
 from util.runtime.errors import UserError
 
 GRADIENT = np.stack([*np.meshgrid(np.linspace(0, 255, 24), np.linspace(0, 255, 16)), np.full((16, 24), 90.0)],
@@ -56,7 +57,7 @@ def test_paths_folders_and_globs(tmp_path, capsys):
 def test_names_as_they_are_typed():
     assert split_names(["star,key；red house", " , ", "a，b、c;d\ne\u2028f"]) == ["star", "key", "red house", *"abcdef"]
     assert split_names(["星".encode().decode("ascii", "surrogateescape")]) == ["星"], "from a terminal in ASCII"
-    assert len(unseen(["st\u200bar", "st\xadar", "\u2066star"])) == 3 and not unseen(["é", "st\ufeffar"])
+    assert len(hidden_marks(["st\u200bar", "st\xadar", "\u2066star"])) == 3 and not hidden_marks(["é", "st\ufeffar"])
 
 
 @pytest.mark.parametrize("names, others", [
