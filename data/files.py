@@ -28,7 +28,8 @@ GREYS = np.array([[128], [64]])     # what an empty code decodes to, the second 
 GREY, PALETTE = 0, 3                # colour types of a PNG
 ORIENTATION, DEPTH = 0x0112, 258    # EXIF's tag, and TIFF's of the bits a channel
 CHECK = "check data.root and the list that names it"
-MAKERS = {"pascal": "data.prepare pascal", "coco": "data.prepare coco", "shapes": "data.shapes.make"}
+MAKERS = {"pascal": "data.prepare pascal", "coco": "data.prepare coco", "shapes": "data.shapes.make",
+          **{name: f"data.shapes.make config/{name}/data.yaml" for name in ("emoji", "emoji60")}}
 
 
 def how_to_make(dataset: str) -> str:

@@ -5,6 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source util/setup.sh
 setup tests/requirements.txt
+setup requirements-emoji.txt
 if [ $# -gt 0 ]; then exec "$python" -m pytest -q "$@"; fi
 "$python" -m ruff check .
 export OMP_NUM_THREADS=1

@@ -1,4 +1,5 @@
 """Check of requirements: say which the running Python lacks, ``python util/requirements.py FILE``."""
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,7 @@ except ImportError:
 def lacking(file: Path) -> list[str]:
     """List lines of a requirements file, and of those it includes, that what is installed does not fulfil."""
     found = []
-    for line in (line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()):
+    for line in (re.split(" --hash|#", line)[0].strip() for line in file.read_text(encoding="utf-8").splitlines()):
         if line.startswith("-r "):
             found += lacking(file.parent / line[3:])
         elif line:

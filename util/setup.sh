@@ -66,7 +66,8 @@ start() {
     [[ -z ${GPUS:-} || $fold == all && ${#launch[@]} == 0 ]] ||
         fail "GPUS is for all folds, one on each GPU; for one fold take CUDA_VISIBLE_DEVICES=${GPUS%%,*} or NPROC"
     setup requirements.txt
-    if [[ $config == config/shapes/* ]]; then "$python" -m data.shapes.make; fi
+    if [[ $config == config/emoji* ]]; then setup requirements-emoji.txt; fi
+    if [[ $config == config/@(shapes|emoji|emoji60)/* ]]; then "$python" -m data.shapes.make "${config%/*}/data.yaml"; fi
     if [ "$fold" = all ]; then
         exec "$python" -m util.training.folds ${launch[@]+"${launch[@]}"} "$script" --config "$config" run="$stamp" "$@"
     fi

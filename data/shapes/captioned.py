@@ -1,4 +1,5 @@
 """Pretraining data of the miniature CLIP: scenes with captions, and mosaics of four single-object scenes."""
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -7,11 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from data.shapes.artwork import artwork
 from data.shapes.scene import Style, scene
+from model.clip.errors import WeightsError
 from model.clip.tokenizer import Tokenizer
 
 TEMPLATES = ("a photo of {}", "a picture of {}", "an image of {}", "a drawing of {}", "{}", "there is {}")
 TILES = 4
+FEW = 4                # names that fit into any context: of the things in front, which are seen best
 LEAST_TILE = 48        # px: a tile's side, which is then 6 patches or more
 FILL = (0.62, 0.95)    # diameter of a tile's object, as a share of the tile's shorter side
 
@@ -31,13 +35,16 @@ class Pair(NamedTuple):
 
 
 class Captioned(Dataset):
-    """Pairs of a stage of config/shapes/pretrain.yaml; pair i is a pure function of (seed, i).
+    """Pairs of a stage of config/*/pretrain.yaml; pair i is a pure function of (seed, i).
 
-    patch: side in px; attributes: probabilities that a caption tells colour, size, place.
+    patch: side in px; attributes: probabilities that a caption tells colour, size, place; artists: of the pictures, one
+    for each; none: silhouettes.
     """
 
-    def __init__(self, stage, names: list[str], seed: int, context_length: int, patch: int, attributes: list[float]):
+    def __init__(self, stage, names: list[str], seed: int, context_length: int, patch: int, attributes: list[float],
+                 artists: list[str] = ()):
         self.stage, self.names, self.seed, self.context_length = stage, names, seed, context_length
+        self.artists = artists
         self.patch, self.attributes, self.tokenize = patch, attributes, Tokenizer()
         self.single, self.several = single_object(stage), Style(stage.side, tuple(stage.objects), tuple(stage.diameter))
 
@@ -53,7 +60,8 @@ class Captioned(Dataset):
         return self._pair(image, [things], np.zeros((self.stage.side // self.patch,) * 2, np.int64), rng)
 
     def _scene(self, series: int, i: int, style: Style) -> tuple[np.ndarray, tuple]:
-        return scene(self.names, range(1, len(self.names) + 1), self.seed + series, i, style)[::2]
+        drawn = {"picture_of": partial(artwork, self.artists[i % len(self.artists)])} if self.artists else {}
+        return scene(self.names, np.ones(len(self.names), int), self.seed + series, i, style, **drawn)[::2]
 
     def _mosaic(self, i: int, rng: np.random.Generator) -> Pair:
         """Tile four single-object pictures, divided at a random corner of patches."""
@@ -78,8 +86,8 @@ class Captioned(Dataset):
         try:
             text = caption(things, sum(self.stage.single_diameter) / 2, self.attributes, rng)
             tokens = self.tokenize(text, self.context_length)[0]
-        except ValueError:  # too long with all its attributes
-            tokens = self.tokenize(" and ".join(f"a {thing.name}" for thing in things), self.context_length)[0]
+        except WeightsError:  # too long with all its things and their attributes
+            tokens = self.tokenize(" and ".join(f"a {thing.name}" for thing in things[-FEW:]), self.context_length)[0]
         tiles = torch.zeros(TILES, len(self.names))
         for t, tile in enumerate(told):
             tiles[t, [self.names.index(thing.name) for thing in tile]] = 1 / max(1, len(tile))

@@ -1,10 +1,14 @@
-"""Pretrain the miniature CLIP of Shapes-5i on scenes and captions, and measure how well it knows its words.
+"""Pretrain the miniature CLIP of an embedded benchmark on scenes and captions, and measure how well it knows its words.
 
     python -m data.shapes.pretrain [FILE.yaml]      default: config/shapes/pretrain.yaml, which explains the options
+
+A stopped command goes on where it was, from OUT.part, if its options are the same.
 """
 import io
 import json
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,18 +18,21 @@ import torch
 import torch.nn.functional as F
 import yaml
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from data.folds import Classes
+from data.shapes.artwork import artwork, pictures
 from data.shapes.captioned import TILES, Captioned, Pair, single_object
 from data.shapes.scene import Style, scene
+from data.shapes.silhouettes import silhouette
 from model.clip.clip import CLIP
 from model.clip.text_encoder import TextEncoder
 from model.clip.tokenizer import Tokenizer
 from model.clip.vision_transformer import VisionTransformer
 from util.config import ROOT, Model
 from util.run.atomic import write_bytes_atomically
-from util.runtime.errors import run_main
+from util.runtime.device import autocast
+from util.runtime.errors import UserError, run_main
 from util.runtime.progress import progress
 from util.runtime.workers import start_worker
 from util.training.optim import make_optimizer, set_share
@@ -33,12 +40,18 @@ from util.training.optim import make_optimizer, set_share
 CONFIG = ROOT / "config/shapes/pretrain.yaml"
 PROMPTS = ("a photo of a {}", "a photo of the {}", "a picture of a {}", "an image of a {}", "a {}", "the {}", "{}")
 CHECK_SEED = 7_000_000  # scenes for the accuracy, from a series of their own
+SAVE_EVERY = 300.0      # s
 BEST = 12               # patches whose mean match stands for a tile; the least tile has 36
 
 
 def read_config(file: str | Path = CONFIG) -> SimpleNamespace:
     """Read the options of a YAML as nested attributes. Nothing checks them."""
     return json.loads(json.dumps(yaml.safe_load(Path(file).read_text())), object_hook=lambda d: SimpleNamespace(**d))
+
+
+def names_of(cfg: SimpleNamespace) -> list[str]:
+    """List the names that captions tell: of all pictures, or of the silhouettes' classes."""
+    return list(pictures()) if cfg.artists else Classes.read(cfg.classes).names
 
 
 def new_clip(cfg: SimpleNamespace) -> CLIP:
@@ -56,7 +69,7 @@ def normalise(images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def accuracy(clip: CLIP, names: list[str], style: Style, count: int = 2000) -> float:
+def accuracy(clip: CLIP, names: list[str], style: Style, count: int = 2000, picture_of=silhouette) -> float:
     """Compute zero-shot top-1, in 0..1, of fresh single-object images against "a photo of a NAME" for all names."""
     device = clip.logit_scale.device
     prompts = Tokenizer()([f"a photo of a {name}" for name in names], clip.text.context_length)
@@ -64,7 +77,7 @@ def accuracy(clip: CLIP, names: list[str], style: Style, count: int = 2000) -> f
     right = 0
     for start in range(0, count, 250):
         batch = range(start, min(start + 250, count))
-        scenes = [scene(names, range(1, len(names) + 1), CHECK_SEED, i, style) for i in batch]
+        scenes = [scene(names, np.ones(len(names), int), CHECK_SEED, i, style, picture_of) for i in batch]
         images = torch.from_numpy(np.stack([image for image, _, _ in scenes])).permute(0, 3, 1, 2).to(device)
         truth = torch.tensor([names.index(things[0].name) for _, _, things in scenes], device=device)
         right += int(((clip.encode_image(normalise(images)) @ text.T).argmax(1) == truth).sum())
@@ -76,37 +89,56 @@ def train(cfg: SimpleNamespace, names: list[str]) -> CLIP:
     torch.manual_seed(cfg.cycles[0].seed)
     cv2.setNumThreads(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    clip, tokenize = new_clip(cfg).to(device), Tokenizer()
+    clip, tokenize, part = new_clip(cfg).to(device), Tokenizer(), Path(f"{cfg.out}.part")
     prompts = [tokenize([p.format(n) for n in names], cfg.context_length).to(device) for p in PROMPTS]
-    for cycle in cfg.cycles:
-        steps, step = sum(stage.samples // cfg.batch_size for stage in cycle.stages), 0
-        for stage in cycle.stages:
-            clip.visual.resize(stage.side)
-            optimizer = make_optimizer(clip.train(), SimpleNamespace(    # anew, for the resized position embedding
-                optimizer="muon", muon_lr=cycle.muon_lr, lr=cfg.adamw_lr, weight_decay=cfg.weight_decay))
-            dataset = Captioned(stage, names, cycle.seed, cfg.context_length, cfg.patch, cycle.attributes)
-            bar = progress(DataLoader(dataset, cfg.batch_size, num_workers=cfg.workers, drop_last=True,
-                                      worker_init_fn=start_worker), f"pretraining at {stage.side} px")
-            for pairs in bar:
-                # Linear warm-up, flat, linear decay to zero.
-                set_share(optimizer, min(1.0, (step + 1) / max(1, cycle.warmup * steps),
-                                         (steps - step) / max(1, cycle.decay * steps)))
-                pairs, prompt = Pair(*(part.to(device) for part in pairs)), prompts[step % len(prompts)]
-                with torch.autocast(device.type, torch.bfloat16):
-                    loss = contrastive_loss(clip, normalise(pairs.image), pairs, prompt, stage.keep, cycle)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                with torch.no_grad():
-                    clip.logit_scale.clamp_(max=np.log(cycle.max_scale))  # 100 in CLIP, section 2.5
-                step += 1
-                bar.note = f"loss {loss.item():.3f}"
-            # A plain state dict in OpenAI's names, fp16 as OpenAI ships.
-            buffer = io.BytesIO()
-            torch.save({name: tensor.half() if tensor.is_floating_point() else tensor
-                        for name, tensor in clip.state_dict_openai().items()}, buffer)
-            write_bytes_atomically(cfg.out, buffer.getbuffer())
+    saved = torch.load(part, weights_only=True) if part.is_file() else {}
+    if saved and saved["options"] != repr(cfg):
+        raise UserError(f"{part}: was left by other options; remove it, or take those again")
+    for number, (cycle, stage) in enumerate((each, stage) for each in cfg.cycles for stage in each.stages):
+        clip.visual.resize(stage.side)
+        steps, first = sum(each.samples // cfg.batch_size for each in cycle.stages), 0
+        step = sum(each.samples // cfg.batch_size for each in cycle.stages[:cycle.stages.index(stage)])
+        optimizer = make_optimizer(clip.train(), SimpleNamespace(    # anew, for the resized position embedding
+            optimizer="muon", muon_lr=cycle.muon_lr, lr=cfg.adamw_lr, weight_decay=cfg.weight_decay))
+        if number < saved.get("stage", 0):
+            continue
+        if number == saved.get("stage"):
+            clip.load_state_dict(saved["clip"])
+            optimizer.load_state_dict(saved["optimizer"])
+            first = saved["batch"]
+        dataset = Captioned(stage, names, cycle.seed, cfg.context_length, cfg.patch, cycle.attributes, cfg.artists)
+        loader = DataLoader(Subset(dataset, range(first * cfg.batch_size, len(dataset))), cfg.batch_size,
+                            num_workers=cfg.workers, drop_last=True, worker_init_fn=start_worker)
+        bar, last = progress(loader, f"pretraining at {stage.side} px", first + len(loader), first), time.monotonic()
+        for batch, pairs in enumerate(bar, start=first + 1):
+            # Linear warm-up, flat, linear decay to zero.
+            at = step + batch
+            set_share(optimizer, min(1.0, at / max(1, cycle.warmup * steps),
+                                     (steps - at + 1) / max(1, cycle.decay * steps)))
+            pairs, prompt = Pair(*(part.to(device) for part in pairs)), prompts[at % len(prompts)]
+            with autocast(device, "auto"):
+                loss = contrastive_loss(clip, normalise(pairs.image), pairs, prompt, stage.keep, cycle)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                clip.logit_scale.clamp_(max=np.log(cycle.max_scale))  # 100 in CLIP, section 2.5
+            bar.note = f"loss {loss.item():.3f}"
+            if time.monotonic() - last > SAVE_EVERY:
+                last = time.monotonic()
+                _save(part, {"options": repr(cfg), "stage": number, "batch": batch, "clip": clip.state_dict(),
+                             "optimizer": optimizer.state_dict()})
+        # A plain state dict in OpenAI's names, fp16 as OpenAI ships.
+        _save(cfg.out, {name: tensor.half() if tensor.is_floating_point() else tensor
+                        for name, tensor in clip.state_dict_openai().items()})
+    part.unlink(missing_ok=True)
     return clip.eval()
+
+
+def _save(path: str | Path, content: dict) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes_atomically(path, buffer.getbuffer())
 
 
 # The loss
@@ -149,10 +181,12 @@ def spread(names: Tensor) -> Tensor:
 
 def main() -> None:
     cfg = read_config(*sys.argv[1:])
-    names = Classes.read(cfg.classes).names
-    clip = train(cfg, names)
-    print(f"{cfg.out}: image-to-text top-1 {accuracy(clip, names, single_object(cfg.cycles[-1].stages[-1])):.4f} "
-          f"on 2000 fresh images of one object, {len(names)} names")
+    names = names_of(cfg)
+    clip, style = train(cfg, names), single_object(cfg.cycles[-1].stages[-1])
+    for artist in cfg.artists or ["silhouettes"]:
+        top1 = accuracy(clip, names, style, picture_of=partial(artwork, artist) if cfg.artists else silhouette)
+        print(f"{cfg.out}: image-to-text top-1 {top1:.4f} on 2000 fresh images of one object, {artist}, {len(names)} "
+              f"names")
 
 
 if __name__ == "__main__":

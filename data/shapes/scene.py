@@ -1,7 +1,9 @@
-"""Shapes-5i images: textured silhouettes on a textured ground, with the mask and a caption's facts.
+"""Scenes of the embedded benchmarks: things on a textured ground, with the mask and a caption's facts.
 
-A scene is a pure function of (seed, index), whatever was painted before it and in which process.
+Things are silhouettes, which get a texture (Shapes-5i), or artists' pictures (Emoji). A scene is a pure function of
+(seed, index), whatever was painted before it and in which process.
 """
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,6 +19,7 @@ COLOURS = {  # RGB
     "brown": (124, 78, 44), "white": (240, 240, 240), "grey": (134, 134, 134), "black": (28, 28, 28),
 }
 _CONTRAST = 80  # least RGB distance between an object's colour and the ground's: hard to see, never invisible
+LIGHT, TINT = (0.75, 1.15), 0.06     # on artists' pictures: factors of all colours, and deviation of each channel's
 _TILE = 256  # side of a texture tile; a crop of it fills an object or the ground
 _TILES = 96
 
@@ -29,13 +32,14 @@ class Style:
     diameter: tuple = (44, 68)     # of an object's upright square
     rotation: float = 40.0         # degrees either way
     overlap: float = 0.25          # most of an earlier object's area that a later one may cover
+    labelled: float = 0.0          # chance that a thing has an id, one at least; 0: all names are drawn alike
 
 
 @dataclass(frozen=True)
 class Thing:
     """Object of a scene, as a caption may describe it."""
     name: str
-    colour: str
+    colour: str    # "" where the picture has its own
     diameter: float
     x: float       # centre, 0..1 from the left
     y: float       # centre, 0..1 from the top
@@ -80,8 +84,8 @@ def _surface(rng, height: int, width: int, colour, contrast: float) -> np.ndarra
     return cv2.applyColorMap(tile[top:top + height, left:left + width], table[:, None])
 
 
-def _place_silhouette(rng, name: str, diameter: float, rotation: float) -> np.ndarray:
-    """Rotate, stretch slightly and perhaps flip a silhouette: (k, k) uint8 coverage, k about 1.5 diameters."""
+def _place(rng, picture: np.ndarray, diameter: float, rotation: float) -> np.ndarray:
+    """Rotate, stretch slightly and perhaps flip a picture (MASTER, MASTER, ...): (k, k, ...), k about 1.5 diameters."""
     side = int(diameter * 1.5) | 1
     angle = np.deg2rad(rng.uniform(-rotation, rotation))
     stretch = rng.uniform(0.88, 1.12)
@@ -91,46 +95,70 @@ def _place_silhouette(rng, name: str, diameter: float, rotation: float) -> np.nd
     matrix = np.array([[np.cos(angle) * scale_x, -np.sin(angle) * scale_y, 0],
                        [np.sin(angle) * scale_x, np.cos(angle) * scale_y, 0]])
     matrix[:, 2] = (side - 1) / 2 - matrix[:, :2] @ np.full(2, (MASTER - 1) / 2)
-    return cv2.warpAffine(silhouette(name), matrix, (side, side), flags=cv2.INTER_LINEAR)
+    return cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_LINEAR)
 
 
-def scene(names, ids, seed: int, index: int, style: Style = Style()):
-    """Paint scene ``index`` of the series ``seed`` from classes ``names``, drawn without repetition.
+def _lit(rng, picture: np.ndarray) -> np.ndarray:
+    """Change the light on a picture (h, w, 4), and its tint a little: (h, w, 3)."""
+    gains = rng.uniform(*LIGHT) + rng.normal(0, TINT, 3)
+    return np.minimum(picture[..., :3] * gains, picture[..., 3:]).astype(np.uint8)   # colours hold alpha already
 
-    ids: mask value of each name, 1..254. Returns image (S, S, 3) uint8 RGB, mask (S, S) uint8 of 0, ids and 255, and
-    the ``Thing``s, later ones in front.
+
+def _choose(rng, ids: Sequence[int], count: int, labelled: float) -> np.ndarray:
+    """Draw ``count`` different places in ``ids``; with ``labelled``, each with that chance among those not 0."""
+    if not labelled:
+        return rng.choice(len(ids), size=min(count, len(ids)), replace=False)
+    asked, others = np.flatnonzero(ids), np.flatnonzero(np.equal(ids, 0))
+    first = min(max(1, rng.binomial(count, labelled)), len(asked))
+    return rng.permutation(np.concatenate([rng.choice(part, size=min(size, len(part)), replace=False)
+                                           for part, size in ((asked, first), (others, count - first))]))
+
+
+def scene(names, ids, seed: int, index: int, style: Style = Style(),
+          picture_of: Callable[[str], np.ndarray] = silhouette):
+    """Paint scene ``index`` of the series ``seed`` from ``names``, drawn without repetition.
+
+    ids: mask value of each name, 1..254, or 0 for things that have no label. picture_of: a name's (MASTER, MASTER)
+    uint8 coverage, which gets a texture, or (MASTER, MASTER, 4) uint8 RGBA with colours multiplied by alpha. Returns
+    image (S, S, 3) uint8 RGB, mask (S, S) uint8 of 0, ids and 255, and the ``Thing``s, later ones in front.
     """
     rng = np.random.default_rng((seed, index))
     side = style.side
     count = int(rng.integers(style.objects[0], style.objects[1] + 1))
-    chosen = rng.choice(len(names), size=min(count, len(names)), replace=False)
+    chosen = _choose(rng, ids, count, style.labelled)
     ground = rng.uniform(40, 215, 3)
     image = _surface(rng, side, side, ground, contrast=26)
     colours = [name for name, rgb in COLOURS.items() if np.linalg.norm(np.subtract(rgb, ground)) > _CONTRAST]
-    mask = np.zeros((side, side), np.uint8)
+    owner = np.zeros((side, side), np.uint8)    # the thing at each pixel, from 1 on
+    values = np.zeros(256, np.uint8)            # the mask's for each of them
+    values[IGNORE] = IGNORE
     things, areas = [], []
     for kind in chosen:
         diameter = rng.uniform(*style.diameter)
-        cover = _place_silhouette(rng, names[kind], diameter, style.rotation)
-        spot = _free_spot(rng, cover, mask, areas, diameter, style)
+        picture = _place(rng, picture_of(names[kind]), diameter, style.rotation)
+        spot = _free_spot(rng, picture if picture.ndim == 2 else picture[..., 3], owner, areas, diameter, style)
         if spot is None:
             continue
         rows, columns, inner, x, y = spot
-        cover = cover[inner]
-        colour = colours[rng.integers(len(colours))]
-        paint = _surface(rng, *cover.shape, COLOURS[colour], contrast=34)
-        alpha = cv2.merge([cover] * 3)
-        image[rows, columns] = cv2.add(cv2.multiply(image[rows, columns], 255 - alpha, scale=1 / 255),
-                                       cv2.multiply(paint, alpha, scale=1 / 255))
-        _label(mask[rows, columns], cover, int(ids[kind]))
+        picture, colour = picture[inner], ""
+        if picture.ndim == 2:
+            cover, colour = picture, colours[rng.integers(len(colours))]
+            paint = _surface(rng, *cover.shape, COLOURS[colour], contrast=34)
+            paint = cv2.multiply(paint, cv2.merge([cover] * 3), scale=1 / 255)
+        else:
+            cover, paint = np.ascontiguousarray(picture[..., 3]), _lit(rng, picture)
+        behind = cv2.multiply(image[rows, columns], 255 - cv2.merge([cover] * 3), scale=1 / 255)
+        image[rows, columns] = cv2.add(behind, paint)
         things.append(Thing(names[kind], colour, diameter, x, y))
+        values[len(things)] = ids[kind]
+        _label(owner[rows, columns], cover, len(things), values)
         areas.append(np.count_nonzero(cover > 127))
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (3, 3), 0)
-    return image, mask, tuple(things)
+    return image, values[owner], tuple(things)
 
 
-def _free_spot(rng, cover, mask, areas, diameter, style, tries: int = 12):
+def _free_spot(rng, cover, owner, areas, diameter, style, tries: int = 12):
     """Find a place where the object hides at most ``style.overlap`` of each earlier one: slices of the scene, the
     matching slices of ``cover``, and the centre as fractions; None after ``tries``."""
     half = cover.shape[0] // 2
@@ -143,7 +171,7 @@ def _free_spot(rng, cover, mask, areas, diameter, style, tries: int = 12):
         spot = (slice(top, bottom), slice(left, right), inner, cx / style.side, cy / style.side)
         if not areas:
             return spot
-        hidden = mask[top:bottom, left:right][cover[inner] > 127]
+        hidden = owner[top:bottom, left:right][cover[inner] > 127]
         taken = np.bincount(hidden, minlength=256)
         taken[0] = taken[IGNORE] = 0
         if taken.max() <= style.overlap * min(areas):
@@ -151,9 +179,11 @@ def _free_spot(rng, cover, mask, areas, diameter, style, tries: int = 12):
     return None
 
 
-def _label(mask: np.ndarray, cover: np.ndarray, label: int) -> None:
-    """Write ``label`` into ``mask`` where the object covers it, and 255 along its border, 2 px wide."""
+def _label(owner: np.ndarray, cover: np.ndarray, thing: int, values: np.ndarray) -> None:
+    """Write ``thing`` into ``owner`` where it covers it, and 255 along its border, 2 px wide, if it or what is there
+    has a label in ``values``."""
     inside = (cover > 127).astype(np.uint8)
-    border = cv2.morphologyEx(inside, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8))
-    mask[inside > 0] = label
-    mask[border > 0] = IGNORE
+    border = cv2.morphologyEx(inside, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8)) > 0
+    border &= (values[owner] > 0) | (values[thing] > 0)
+    owner[inside > 0] = thing
+    owner[border] = IGNORE

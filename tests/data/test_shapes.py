@@ -107,7 +107,7 @@ def test_the_shipped_clip_knows_its_words():
     assert pretrain.accuracy(clip, CLASSES, captioned.single_object(cfg.cycles[-1].stages[-1]), count=60) >= 0.95
 
 
-def test_pretraining_runs_and_its_file_loads(tmp_path):
+def test_pretraining_runs_goes_on_where_it_was_stopped_and_its_file_loads(tmp_path, monkeypatch):
     cfg = pretrain.read_config()
     vars(cfg).update(out=f"{tmp_path}/clip.pt", batch_size=8, vision_width=64, vision_layers=2, text_layers=1,
                      workers=0)
@@ -118,3 +118,18 @@ def test_pretraining_runs_and_its_file_loads(tmp_path):
     clip = build_clip(read_clip(cfg.out))
     assert clip.visual.side == 96  # the last stage's, position embedding resized on the way
     assert 0 <= pretrain.accuracy(clip, CLASSES, Style(side=96, objects=(1, 1), diameter=(20, 30)), 20) <= 1
+    cfg.out, save, saved = f"{tmp_path}/again.pt", pretrain._save, []
+    monkeypatch.setattr(pretrain, "SAVE_EVERY", 0)
+
+    def stop_at_the_fourth(path, content):
+        save(path, content)
+        saved.append(path)
+        if len(saved) == 4:     # after the first batch of the second stage
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain, "_save", stop_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.train(cfg, CLASSES)
+    pretrain.train(cfg, CLASSES)
+    assert read_clip(cfg.out).fingerprint == read_clip(tmp_path / "clip.pt").fingerprint
+    assert len(saved) == 9 and not (tmp_path / "again.pt.part").exists()

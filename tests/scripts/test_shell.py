@@ -52,7 +52,8 @@ TORCHRUN = "-m torch.distributed.run"
 
 
 @pytest.mark.parametrize("command, environment, calls", [
-    (["train.sh"], {}, ["-m data.shapes.make", "train.py --config config/shapes/esda.yaml fold=0 run=TIME"]),
+    (["train.sh"], {}, ["-m data.shapes.make config/shapes/data.yaml",
+                        "train.py --config config/shapes/esda.yaml fold=0 run=TIME"]),
     (["train.sh", "coco/plus", "3", "seed=1"], {}, ["train.py --config config/coco/plus.yaml fold=3 run=TIME seed=1"]),
     (["train.sh", "coco", "all", "--dry-run"], {"GPUS": "0,1"},
      ["-m util.training.folds train.py --config config/coco/esda.yaml run=TIME dry_run=true"]),
