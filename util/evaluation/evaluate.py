@@ -15,6 +15,8 @@ from util.evaluation.predictor import Prediction
 from util.runtime import distributed
 from util.runtime.progress import progress
 
+QUARTERS = 4    # into which by_size divides the samples
+
 
 class Evaluation(NamedTuple):
     scores: dict                        # see ``score``
@@ -61,7 +63,8 @@ def score(results: list[SampleScore], class_ids: tuple[int, ...], classes: Class
     Returns protocol, samples, miou, fb_iou and per_class {name: IoU}; IoUs are percent and means over the draws.
     Several draws add miou_std (n - 1) and draws, the mIoU of each. ``name_auc`` adds the mean AUC of the logit margin
     on the named object against other objects (0..1; 0.5: the name decides nothing), over samples that show another
-    object. confusion[query][true class] = predicted-foreground pixels, each distinct sample counted once.
+    object. Of each distinct sample once: confusion[query][true class] = predicted-foreground pixels; by_size, the mIoU
+    of the quarters of samples by the class's area in the image, smallest first, and the largest area of each in px.
     """
     times = [Counter(draw) for draw in draws] if draws else None
     tallies, areas, samples, shown = [Tally(class_ids) for _ in draws or [None]], [], 0, {}
@@ -81,6 +84,7 @@ def score(results: list[SampleScore], class_ids: tuple[int, ...], classes: Class
         "per_class": {classes.name(c): percent(float(np.mean([iou[c] for iou in per_class if c in iou])))
                       for c in class_ids if any(c in iou for iou in per_class)},
         "confusion": by_name({c: shown[c] for c in class_ids if c in shown}, classes),
+        "by_size": by_size(results, class_ids),
     }
     if len(mious) > 1:
         scores["miou_std"], scores["draws"] = float(np.std(mious, ddof=1)), mious
@@ -88,6 +92,17 @@ def score(results: list[SampleScore], class_ids: tuple[int, ...], classes: Class
         scores["name_auc"] = float(np.mean(areas)) if areas else None
         scores["name_auc_samples"] = len(areas)
     return scores
+
+
+def by_size(results: list[SampleScore], class_ids: tuple[int, ...]) -> list[dict[str, float]]:
+    """Score the quarters of samples by area, smallest first, as plain numbers; fewer where there are fewer samples."""
+    ranked, quarters = sorted(results, key=lambda result: result.counts.true), []
+    for k in range(QUARTERS):
+        part, tally = ranked[k * len(ranked) // QUARTERS:(k + 1) * len(ranked) // QUARTERS], Tally(class_ids)
+        for result in part:
+            tally.add(result.counts, result.sample.class_id)
+        quarters += [{"largest": part[-1].counts.true, "miou": percent(tally.miou)}] if part else []
+    return quarters
 
 
 def by_name(confusion: dict[int, np.ndarray], classes: Classes) -> dict[str, dict[str, int]]:

@@ -120,6 +120,9 @@ def table(results: dict) -> str:
         lines[-1] = (f"  {trained} mIoU (U) {results['miou']:.1f}{mark}   seen mIoU (S) {results['seen_miou']:.1f}   "
                      f"hIoU {results['hiou']:.1f}   pixel accuracy {results['pixel_accuracy']:.1f}   background IoU "
                      f"{results['background_iou']:.1f}")
+    if len(sizes := results.get("by_size", [])) > 1:
+        lines.append("  mIoU by the size of what is asked for: "
+                     + ", ".join(f"{part['miou']:.1f} up to {part['largest']} px" for part in sizes))
     if "not_zero_shot" in results:
         lines.append(f"  NOT ZERO-SHOT: {results['not_zero_shot']}")
     elif "trained_on" in results:

@@ -1,6 +1,7 @@
 """The evaluator: at the original size, the same in any batches, counting what it should."""
 from contextlib import nullcontext, suppress
 
+import numpy as np
 import pytest
 import torch
 from painted import paint
@@ -9,7 +10,8 @@ from data.dataset import EvalDataset, eval_loader
 from data.folds import Classes
 from data.samples import Sample, exhaustive
 from data.transform import FITS
-from util.evaluation.evaluate import absent_classes, evaluate
+from util.evaluation.evaluate import SampleScore, absent_classes, by_size, evaluate
+from util.evaluation.metric import Counts
 from util.evaluation.predictor import Predictor
 from util.runtime.errors import UserError
 
@@ -60,6 +62,16 @@ def test_what_is_found_under_a_name_is_counted_by_what_it_shows(painted):
     assert [(r.sample, r.counts.iou) for r in results] == [(one, 300 / 364), (two, 300 / 364)]
     assert scores["draws"] == pytest.approx([100 * 300 / 364] * 2) and scores["miou_std"] == pytest.approx(0)
     assert scores["samples"] == 6
+
+
+def test_scores_by_size_are_those_of_each_quarter():
+    """Areas 1 to 8 of two classes; what is larger than 4 px is found by half, the rest missed."""
+    results = [SampleScore(Sample(k, 1 + k % 2), Counts(area // 2 * (area > 4), area // 2 * (area > 4), area, 100), 0,
+                           None, np.zeros(4, int)) for k, area in enumerate((8, 3, 1, 6, 5, 2, 7, 4))]
+    found = by_size(results, (1, 2, 3))
+    assert [part["largest"] for part in found] == [2, 4, 6, 8]
+    assert [part["miou"] for part in found] == pytest.approx([0, 0, 100 * (2 / 5 + 3 / 6) / 2, 100 * 7 / 15])
+    assert by_size(results[:1], (1, 2)) == [{"largest": 8, "miou": 50}]
 
 
 @pytest.mark.parametrize("batch_size, workers", [(1, 0), (8, 0), (3, 2)])
