@@ -11,6 +11,7 @@ from util.config import Data, parse_yaml
 from util.runtime.errors import UserError
 
 FOLDS = 4
+OTHER_NAMES = {"annotation": "annotation_names", "synonyms": "synonyms"}    # keys of the classes' file
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,14 @@ class Classes:
 
         folds: ``contiguous`` (fold i: the i-th quarter of the ids, PASCAL-5i), ``interleaved`` (every fourth id from
             i + 1, COCO-20i as in HSNet, PFENet and BAM), or a list of lists of names.
-        naming: ``annotation`` replaces names by the file's ``annotation_names`` {name: name in the annotation files}.
+        naming: ``annotation`` replaces names by the file's ``annotation_names`` {name: name in the annotation files},
+            ``synonyms`` by its ``synonyms``; who has none keeps its name.
         Raises UserError for an invalid file; names must differ in more than case, which CLIP does not read.
         """
         text = read_file(path, "data.classes should name a YAML file with the class names and folds", text=True)
         try:
             content = parse_yaml(text)  # all values are text: `no`, `1` and dates are names, too
-            names, rule, annotated = content["classes"] + [], content["folds"], content.get("annotation_names", {})
+            names, rule, annotated = content["classes"] + [], content["folds"], content.get(OTHER_NAMES.get(naming), {})
             read = [" ".join(name.lower().split()) for name in names]
             size, rest = divmod(len(names), FOLDS)
             rules = {} if rest else {"contiguous": [names[i * size:(i + 1) * size] for i in range(FOLDS)],
@@ -48,7 +50,7 @@ class Classes:
             raise UserError(f"{path}: should be YAML with 'classes', 1 to 254 different names, and 'folds', lists of "
                             f"these that give each at most once, or contiguous or interleaved, {FOLDS} equal folds; "
                             f"not {problem!s:.200}")
-        return Classes([annotated.get(name, name) for name in names] if naming == "annotation" else names,
+        return Classes([annotated.get(name, name) for name in names],
                        tuple(tuple(names.index(name) + 1 for name in fold) for fold in folds))
 
     def unseen(self, fold: int) -> tuple[int, ...]:

@@ -40,9 +40,10 @@ class Data:
     train_classes: Literal["seen", "ignore", "all"] = option(
         "seen", "seen: images with any unseen class are left out of training (PFENet, BAM, ESDA); ignore: they stay "
         "and the unseen classes' pixels are ignored; all: the supervised ceiling")
-    names: Literal["words", "annotation"] = option(
+    names: Literal["words", "annotation", "synonyms"] = option(
         "words", "words: the names of the classes' file, as captions would have them; annotation: its annotation_names "
-        'where it has them, as the released code ("diningtable", "tvmonitor")')
+        'where it has them, as the released code ("diningtable", "tvmonitor"); synonyms: likewise, other words for the '
+        "same things")
     workers: int = option(4, "loader processes (of each process of NPROC); only the speed depends on it",
                           least=0, numbers=False)
 

@@ -67,7 +67,7 @@ start() {
         fail "GPUS is for all folds, one on each GPU; for one fold take CUDA_VISIBLE_DEVICES=${GPUS%%,*} or NPROC"
     setup requirements.txt
     if [[ $config == config/emoji* ]]; then setup requirements-emoji.txt; fi
-    if [[ $config == config/@(shapes|emoji|emoji60)/* ]]; then "$python" -m data.shapes.make "${config%/*}/data.yaml"; fi
+    if [ -f "${config%/*}/data.yaml" ]; then "$python" -m data.shapes.make "${config%/*}/data.yaml"; fi
     if [ "$fold" = all ]; then
         exec "$python" -m util.training.folds ${launch[@]+"${launch[@]}"} "$script" --config "$config" run="$stamp" "$@"
     fi

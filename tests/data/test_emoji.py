@@ -16,8 +16,8 @@ needs_artwork = pytest.mark.skipif(not all(map(importlib.util.find_spec, PACKAGE
                                    reason="needs requirements-emoji.txt, and it is not installed")
 
 
-def classes_of(name: str) -> Classes:
-    return Classes.read(ROOT / "lists" / name / "classes.yaml")
+def classes_of(name: str, naming: str = "words") -> Classes:
+    return Classes.read(ROOT / "lists" / name / "classes.yaml", naming)
 
 
 def test_words_are_one_picture_s_each():
@@ -39,6 +39,11 @@ def test_the_twenty_are_pascals_and_of_the_240_each_fold_has_its_share():
     for category in set().union(*shares):
         counts = [share[category] for share in shares]
         assert max(counts) - min(counts) <= 1, category
+    for name, most_lack in ("emoji", 0), ("emoji60", 60):
+        pairs = list(zip(classes_of(name).names, classes_of(name, "synonyms").names))
+        assert len({other.lower() for _, other in pairs}) == len(pairs)
+        assert sum(word == other for word, other in pairs) <= most_lack
+        assert all(other in (word, *table[word].synonyms) for word, other in pairs)
     for names in (classes.names, classes_of("emoji").names):
         others = distractors(names)
         assert set(others).isdisjoint(names) and len(others) > 150
