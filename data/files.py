@@ -171,8 +171,8 @@ def read_pair(root: str | Path, pair: tuple[str, str], classes: int) -> tuple[np
 
 def palette_of(mask: str | Path) -> bytes:
     """Read the palette of a mask, RGB after RGB; b"" for a grey one."""
-    with Image.open(mask) as image:
-        return bytes(image.getpalette("RGB")) if image.mode == "P" else b""
+    image = Image.open(io.BytesIO(_essential(read_file(mask, CHECK))))
+    return bytes(image.getpalette("RGB")) if image.mode == "P" else b""
 
 
 def orientation(path: str | Path) -> int:

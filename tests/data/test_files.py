@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.files import orientation, read_image, read_list, read_mask, read_pair, write_lists
+from data.files import orientation, palette_of, read_image, read_list, read_mask, read_pair, write_lists
 from util.predict.inputs import as_image
 from util.runtime.errors import UserError
 
@@ -114,8 +114,13 @@ def test_odd_parts_of_a_file_change_no_pixel(tmp_path, picture):
     """A key of transparency in 2 bits, a spoilt text, an alpha that nobody uses, an orientation that is no number."""
     grey = np.array([[0, 1, 2, 3]], np.uint8)
     keyed = bytearray(grey_png(grey, 2))
-    keyed[33:33] = chunk(b"tRNS", b"\0\1") + chunk(b"tEXt", b"a\0b")[:-1] + b"!"
+    spoilt = chunk(b"tEXt", b"a\0b")[:-1] + b"!"
+    keyed[33:33] = chunk(b"tRNS", b"\0\1") + spoilt
     assert read_image(save(tmp_path / "a.png", bytes(keyed)))[0, :, 0].tolist() == [0, 255, 170, 255]
+    mask = bytearray(palette_png(grey, 8))
+    mask[33:33] = spoilt
+    assert palette_of(save(tmp_path / "mask.png", bytes(mask))) == bytes(COLOURS)
+    assert read_mask(tmp_path / "mask.png", 3).tolist() == grey.tolist()
     header = struct.pack("<IiiHHIIiiII4I", 56, 2, -1, 1, 32, 3, 8, 0, 0, 0, 0, 0xff0000, 0xff00, 0xff, 0xff000000)
     bitmap = b"BM" + struct.pack("<IHHI", 78, 0, 0, 70) + header + bytes([1, 2, 3, 0, 4, 5, 6, 0])
     assert read_image(save(tmp_path / "a.bmp", bitmap)).tolist() == [[[3, 2, 1], [6, 5, 4]]]
