@@ -5,16 +5,19 @@
 Without --weights the shipped model of Shapes-5i is used. Only this machine can open the page, unless --host says else.
 """
 import html
+import io
 import json
 import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
 
+from data.files import JPEG, essential, read_file
 from data.folds import Classes, hidden_marks
 from data.shapes.scene import scene
 from model.clip.errors import WeightsError
@@ -68,11 +71,11 @@ def page(segmenter: Segmenter, folder: Path):
 
 def require_small(path: str | None) -> None:
     """Raise UserError for no image, and for one that is too large to be decoded here, by its header alone."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except (AttributeError, OSError, Image.DecompressionBombError):
-        width = height = 0
+    data, width, height = read_file(path, "give another image") if path else JPEG, 0, 0
+    with suppress(Exception), Image.open(io.BytesIO(essential(data))) as image:     # Pillow raises many kinds
+        width, height = image.size
+    if not width and not data.startswith(JPEG):
+        return      # the reader, which opens it likewise, says what is wrong with it
     if not 0 < width * height <= MOST_PIXELS:
         raise UserError(f"{width} x {height} px: give an image that can be read and has at most {MOST_PIXELS:,} pixels")
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -26,7 +27,9 @@ MARKER, END_OF_JPEG, PROGRESSIVE = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]"), b"\
 RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 GREYS = np.array([[128], [64]])     # what an empty code decodes to, the second one as CMYK
 GREY, PALETTE = 0, 3                # colour types of a PNG
-ORIENTATION, DEPTH = 0x0112, 258    # EXIF's tag, and TIFF's of the bits a channel
+FORMATS = ("PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # beside JPEG: those that Pillow gives as they are meant
+ORIENTATION, DEPTH, SIGNED = 0x0112, 258, 339   # EXIF's tag, and TIFF's of the bits a channel and of their kind
+RAMP = bytes(value for value in range(256) for _ in "RGB")
 CHECK = "check data.root and the list that names it"
 MAKERS = {"pascal": "data.prepare pascal", "coco": "data.prepare coco", "shapes": "data.shapes.make",
           **{name: f"data.shapes.make config/{name}/data.yaml" for name in ("emoji", "emoji60")}}
@@ -83,8 +86,9 @@ def write_lists(root: Path, parts: dict[str, list[tuple[str, str]]]) -> None:
         lines = ((f"{i}\t{m}\n" if len((i + m).split()) > 1 else f"{i} {m}\n") for i, m in pairs)
         path, text = Path(root) / "lists" / f"{part}.txt", "".join(lines).encode()
         if path.is_file() and path.read_bytes() != text:
-            print(f"note: {path}: the list that was there is {path}.old now", file=sys.stderr)
-            path.replace(f"{path}.old")
+            old = next(file for k in count(1) if not os.path.lexists(file := f"{path}.old{k}"))
+            print(f"note: {path}: the list that was there is {old} now", file=sys.stderr)
+            path.replace(old)
         write_changed(path, text)
 
 
@@ -170,9 +174,10 @@ def read_pair(root: str | Path, pair: tuple[str, str], classes: int) -> tuple[np
 
 
 def palette_of(mask: str | Path) -> bytes:
-    """Read the palette of a mask, RGB after RGB; b"" for a grey one."""
-    image = Image.open(io.BytesIO(_essential(read_file(mask, CHECK))))
-    return bytes(image.getpalette("RGB")) if image.mode == "P" else b""
+    """Read the palette of a mask, RGB after RGB; b"" for a grey one, also where a palette makes it grey."""
+    image = Image.open(io.BytesIO(essential(read_file(mask, CHECK))))
+    palette = bytes(image.getpalette("RGB")) if image.mode == "P" else b""
+    return b"" if RAMP.startswith(palette) else palette
 
 
 def orientation(path: str | Path) -> int:
@@ -193,30 +198,32 @@ def turned(pixels: np.ndarray, orientation: int, back: bool = False) -> np.ndarr
 
 def _decode(path: str | Path, data: bytes, problem: str = ""):
     """Decode a JPEG by OpenCV to (H, W, 3) uint8 BGR, others by Pillow to its Image. Raises UserError."""
-    pixels, bits, cut = None, 8, False
+    pixels, deep, cut = None, False, False
     with suppress(Exception):  # they raise many kinds
         if data.startswith(JPEG):
             pixels, cut = _decode_jpeg(data)
         else:
-            png = data.startswith(PNG)
-            image = Image.open(io.BytesIO(_essential(data) if png else data))
-            deep = 16 if image.mode[0] in "IF" else max(getattr(image, "tag_v2", {}).get(DEPTH, [8]))   # or deeper
-            bits = data[24] if png else deep
+            png, image = data.startswith(PNG), Image.open(io.BytesIO(essential(data)), formats=FORMATS)
+            tags = getattr(image, "tag_v2", {})
+            bits = data[24] if png else max(tags.get(DEPTH, [8]))
+            deep = bits > 8 or image.mode[0] in "IF" or max(tags.get(SIGNED, [1])) > 1
             image.load()
             if png and bits < 8 and image.mode == "L" and "transparency" in image.info:     # a value that is stretched
                 image.info["transparency"] *= 255 // (2 ** bits - 1)
             pixels = image if image.mode != "LAB" else None
-    problem = (problem or bits > 8 and f"has {bits} bits a channel, where an image has 8 (stretch its values to 0..255)"
+    problem = (problem or deep and "has more than 8 bits a channel, or signs (stretch its values to 0..255)"
                or cut and "the JPEG is cut short"
                or pixels is None and "not a whole image of at most 2^30 pixels that can be read"
-               + " (HEIC is not read; convert it to JPEG)" * (data[4:8] == b"ftyp"))
+               + " (HEIC is not; convert it to JPEG)" * (data[4:8] == b"ftyp"))
     if problem:
         raise UserError(f"{path}: {problem}; fetch, unpack or save it again (docs/data.md)")
     return pixels
 
 
-def _essential(data: bytes) -> bytes:
+def essential(data: bytes) -> bytes:
     """Drop what a PNG holds beside its pixels: where that is spoilt or large, Pillow would refuse the picture."""
+    if not data.startswith(PNG):
+        return data
     kept, at = [PNG], len(PNG)
     while at < len(data):
         end = at + 12 + int.from_bytes(data[at:at + 4], "big")
@@ -236,12 +243,13 @@ def _decode_jpeg(data: bytes) -> tuple[np.ndarray | None, bool]:
         progressive |= marker[0] == PROGRESSIVE
         at = marker.end() + int.from_bytes(data[marker.end():marker.end() + 2], "big")
     decode = partial(cv2.imdecode, flags=cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if marker and not progressive:
+    end = marker.start() if marker else len(data)
+    if marker and not progressive and not data.endswith(bytes(16), 0, end):
         pixels = decode(np.frombuffer(data, np.uint8))
         if np.abs(pixels[-1, -1] - GREYS).max(axis=1).min() > 2:
             return pixels, False
     # Downloads fill what they lack with zeros, of which one may belong to the code, and FF fills before a marker.
-    code = (data[:marker.start()] if marker else re.sub(rb"(\xff\0)?\0*\Z", rb"\1", data, count=1)).rstrip(b"\xff")
+    code = re.sub(rb"(\xff\0)?\0{16,}\Z" if marker else rb"(\xff\0)?\0*\Z", rb"\1", data[:end], count=1).rstrip(b"\xff")
     junk, restarts = bytes(range(127, 0, -1)) * 4, RESTART.findall(code)
     more = junk + b"\xff" + bytes([0xd0 + ((restarts[-1][1] + 1) % 8 if restarts else 0)]) + junk
     # By Pillow, as OpenCV's decoder complains of such things on stderr.

@@ -109,7 +109,7 @@ def some(items: list, index: Index, what: str) -> list:
 def write_manifest(samples: list[Sample], index: Index, classes: Classes, remark: str) -> str:
     """Format samples as the text of a manifest."""
     fields = [(index.pairs[s.row][1], str(s.class_id), classes.name(s.class_id)) for s in samples]
-    lines = [("\t" if " " in mask else " ").join((mask, *rest)) for mask, *rest in fields]
+    lines = [("\t" if len(mask.split()) > 1 else " ").join((mask, *rest)) for mask, *rest in fields]
     return "\n".join([f"# {remark}", "# mask, class id, class name", *lines]) + "\n"
 
 

@@ -120,6 +120,8 @@ def test_odd_parts_of_a_file_change_no_pixel(tmp_path, picture):
     mask = bytearray(palette_png(grey, 8))
     mask[33:33] = spoilt
     assert palette_of(save(tmp_path / "mask.png", bytes(mask))) == bytes(COLOURS)
+    Image.fromarray(grey).convert("P").save(tmp_path / "ramp.png")
+    assert palette_of(tmp_path / "ramp.png") == b"", "such a palette says no more than a grey PNG"
     assert read_mask(tmp_path / "mask.png", 3).tolist() == grey.tolist()
     header = struct.pack("<IiiHHIIiiII4I", 56, 2, -1, 1, 32, 3, 8, 0, 0, 0, 0, 0xff0000, 0xff00, 0xff, 0xff000000)
     bitmap = b"BM" + struct.pack("<IHHI", 78, 0, 0, 70) + header + bytes([1, 2, 3, 0, 4, 5, 6, 0])
@@ -135,7 +137,7 @@ def test_a_jpeg_cut_anywhere_is_named(tmp_path, picture, kind):
     whole = JPEGS[kind](picture)
     restarts = [match.start() for match in re.finditer(rb"\xff[\xd0-\xd7]", whole)] if kind == "restarts" else []
     for length in [*range(1, len(whole) - 20, 97), *restarts]:
-        for end in (b"", bytes(len(whole) - length), b"\xff\xd9"):
+        for end in (b"", bytes(len(whole) - length), b"\xff\xd9", bytes(300) + b"\xff\xd9"):
             path = save(tmp_path / "cut.jpg", whole[:length] + end)
             assert str(path) in complaint(read_image, path), f"{length} of {len(whole)} bytes and {end[:4]}"
 
@@ -147,9 +149,11 @@ def some_mask(path):
 @pytest.mark.parametrize("read", [read_image, some_mask])
 @pytest.mark.parametrize("data", [
     b"", b"not an image at all", None, *(cv2.imencode(".tiff", values)[1].tobytes() for values in (
-        np.full((3, 4), 4000, np.uint16), np.full((3, 4, 3), 0.5, np.float32))),  # of which nobody knows what is white
+        np.full((3, 4), 4000, np.uint16), np.full((3, 4, 3), 0.5, np.float32),
+        np.full((3, 4), -5, np.int8))),  # of which nobody knows what is white
     *(cv2.imencode(".png", np.full(shape, 900, np.uint16))[1].tobytes() for shape in ((3, 4), (3, 4, 3), (3, 4, 4))),
-    bytes(4) + b"ftypheic", "pipe"], ids="empty text missing tiff16 float grey16 colour16 alpha16 heic pipe".split())
+    bytes(4) + b"ftypheic", "pipe"],
+    ids="empty text missing tiff16 float signed grey16 colour16 alpha16 heic pipe".split())
 def test_what_is_no_image_and_no_mask_is_named(tmp_path, read, data):
     path = tmp_path / "odd.jpg"
     if data == "pipe":
@@ -237,7 +241,7 @@ def test_a_list_is_read_and_written_with_spaces_in_names(tmp_path, end):
     assert read_list(tmp_path / "lists/train.txt") == PAIRS
     assert (tmp_path / "lists/val.txt").read_bytes() == b"i/b.jpg m/b.png\n", "as the published lists are"
     write_lists(tmp_path, {"val": PAIRS})
-    assert (tmp_path / "lists/val.txt.old").read_bytes() == b"i/b.jpg m/b.png\n", "what was there is not lost"
+    assert (tmp_path / "lists/val.txt.old1").read_bytes() == b"i/b.jpg m/b.png\n", "what was there is not lost"
 
 
 @pytest.mark.parametrize("line, named", [

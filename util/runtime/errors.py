@@ -1,6 +1,7 @@
 """Errors that a user can mend: one clear line on stderr, exit status 2, no traceback."""
 import argparse
 import atexit
+import errno
 import io
 import multiprocessing.util
 import os
@@ -70,6 +71,10 @@ def run_main(main: Callable[[], int | None]) -> None:
     except (UserError, WeightsError) as error:
         # From a loader process it comes with that one's traceback, whose last line is the message.
         line, status = f"error: {' '.join(visible(regex.split('(?:User|Weights)Error: ', str(error))[-1]).split())}", 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        line, status = visible(f"error: {error.filename}: {error.strerror.lower()}"), 2
     except progress.Stopped as stopped:
         line, status = f"stopped{progress.go_on}", stopped.status
     except KeyboardInterrupt:
