@@ -66,7 +66,7 @@ def test_what_is_wrong_is_said_on_the_page(file, names, told, client, tmp_path):
     Image.new("L", (6000, 5000)).save(tmp_path / "large.png")
     with pytest.raises(exceptions.AppError, match=told) as caught:
         client.predict(handle_file(tmp_path / file), names, 0.5, api_name="/segment")
-    assert "/" not in str(caught.value), "a path of the server's"
+    assert " /" not in f" {caught.value}", "a path of the server's"
 
 
 def test_no_file_of_the_machine_is_served_and_uploads_are_limited(client, weights):
