@@ -28,6 +28,7 @@ RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 GREYS = np.array([[128], [64]])     # what an empty code decodes to, the second one as CMYK
 GREY, PALETTE = 0, 3                # colour types of a PNG
 FORMATS = ("PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF")  # beside JPEG: those that Pillow gives as they are meant
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")  # of the images that a folder is searched for
 ORIENTATION, DEPTH, SIGNED = 0x0112, 258, 339   # EXIF's tag, and TIFF's of the bits a channel and of their kind
 RAMP = bytes(value for value in range(256) for _ in "RGB")
 CHECK = "check data.root and the list that names it"
@@ -141,10 +142,16 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def read_mask(path: str | Path, classes: int) -> np.ndarray:
+    """Read a mask as ``read_mask_and_palette`` does."""
+    return read_mask_and_palette(path, classes)[0]
+
+
+def read_mask_and_palette(path: str | Path, classes: int) -> tuple[np.ndarray, bytes]:
     """Read (H, W) uint8 of 0, class ids 1..classes and 255, from a grey PNG's values or a palette PNG's indices.
 
-    Raises UserError for a missing, unreadable or truncated file, for colours, 16 bits and other formats, which alter
-    values, and for a value between ``classes`` and 255.
+    The palette is RGB after RGB, b"" for a grey mask, also where the palette makes it grey. Raises UserError for a
+    missing, unreadable or truncated file, for colours, 16 bits and other formats, which alter values, and for a value
+    between ``classes`` and 255.
     """
     data = read_file(path, CHECK)
     bits, kind = data[24:26] if data.startswith(PNG) and len(data) >= 26 else (0, GREY)
@@ -158,26 +165,26 @@ def read_mask(path: str | Path, classes: int) -> np.ndarray:
     if wrong.size:
         raise UserError(f"{path}: class {wrong[0]} is out of range; ids are 0 to {classes}, and 255 for ignored; "
                         f"check data.classes")
-    return mask
+    palette = bytes(image.getpalette("RGB")) if kind == PALETTE else b""
+    return mask, b"" if RAMP.startswith(palette) else palette
 
 
 def read_pair(root: str | Path, pair: tuple[str, str], classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Read image and mask of a list line. Raises UserError, for different sizes too."""
-    image, mask = read_image(Path(root) / pair[0]), read_mask(Path(root) / pair[1], classes)
+    return read_pair_and_palette(root, pair, classes)[:2]
+
+
+def read_pair_and_palette(root: str | Path, pair: tuple[str, str], classes: int
+                          ) -> tuple[np.ndarray, np.ndarray, bytes]:
+    """Read a pair, and the mask's palette."""
+    image, (mask, palette) = read_image(Path(root) / pair[0]), read_mask_and_palette(Path(root) / pair[1], classes)
     if image.shape[:2] != mask.shape:
         why = "one of the two files is not the right one"
         if image.shape[1::-1] == mask.shape and orientation(Path(root) / pair[0]) > 4:
             why = "the image has an EXIF rotation, ignored here; turn its pixels (mogrify -auto-orient) or the mask"
         raise UserError(f"{Path(root) / pair[1]}: the mask is {mask.shape[1]}x{mask.shape[0]} but {pair[0]} is "
                         f"{image.shape[1]}x{image.shape[0]}; {why}")
-    return image, mask
-
-
-def palette_of(mask: str | Path) -> bytes:
-    """Read the palette of a mask, RGB after RGB; b"" for a grey one, also where a palette makes it grey."""
-    image = Image.open(io.BytesIO(essential(read_file(mask, CHECK))))
-    palette = bytes(image.getpalette("RGB")) if image.mode == "P" else b""
-    return b"" if RAMP.startswith(palette) else palette
+    return image, mask, palette
 
 
 def orientation(path: str | Path) -> int:

@@ -31,6 +31,11 @@ class Classes:
         Raises UserError for an invalid file; names must differ in more than case, which CLIP does not read.
         """
         text = read_file(path, "data.classes should name a YAML file with the class names and folds", text=True)
+        return Classes.parse(text, path, naming)
+
+    @staticmethod
+    def parse(text: str, path: str | Path, naming: str = "words") -> "Classes":
+        """Parse the text of such a file; path: for the error."""
         try:
             content = parse_yaml(text)  # all values are text: `no`, `1` and dates are names, too
             names, rule, annotated = content["classes"] + [], content["folds"], content.get(OTHER_NAMES.get(naming), {})

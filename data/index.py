@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import how_to_make, palette_of, read_list, read_mask
+from data.files import how_to_make, read_list, read_mask_and_palette
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError
 from util.runtime.progress import progress
@@ -40,10 +40,10 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
     image that is listed twice, and masks whose palettes disagree."""
     root, remedy = Path(root), how_to_make(dataset)
     pairs = read_list(list_file, remedy)
-    digest = hashlib.sha256(f"{classes}, with digests".encode())
+    digest, files = hashlib.sha256(f"{classes}, with digests".encode()), []
     for image, mask in pairs:
         try:
-            os.stat(root / image)
+            files.append(identity(root / image))
             status = os.stat(root / mask)
         except OSError as error:
             raise UserError(f"{list_file}: {error.filename} is not there; {remedy}, or set data.root") from None
@@ -58,7 +58,6 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
                                                        f"indexing {Path(list_file).name}"))
         table = np.column_stack([pixels, digests]).astype(np.int64)
         print(f"indexed {len(pairs)} masks of {list_file}", file=sys.stderr, flush=True)  # stdout may be a manifest
-    files = [identity(root / image) for image, _ in pairs]
     index = Index(str(list_file), pairs, table[:, :-1], files, table[:, -1])
     if problem := classless(index) or repeated(index) or two_colours(pairs, colours):
         raise UserError(f"{list_file}: {problem}")
@@ -71,14 +70,14 @@ def read_index(root: str | Path, list_file: str | Path, classes: int, dataset: s
 
 
 def _read(classes: int, path: Path) -> tuple[np.ndarray, dict[int, bytes], int]:
-    mask = read_mask(path, classes)
+    mask, palette = read_mask_and_palette(path, classes)
     digest = hashlib.sha256(f"{mask.shape}".encode() + mask.tobytes()).digest()
-    return *pixels_and_colours(path, mask, classes), int.from_bytes(digest[:8], "little", signed=True)
+    return *pixels_and_colours(mask, palette, classes), int.from_bytes(digest[:8], "little", signed=True)
 
 
-def pixels_and_colours(path: Path, mask: np.ndarray, classes: int) -> tuple[np.ndarray, dict[int, bytes]]:
+def pixels_and_colours(mask: np.ndarray, palette: bytes, classes: int) -> tuple[np.ndarray, dict[int, bytes]]:
     """Count a mask's pixels of each class, (classes + 1,), and look up the RGB that its palette gives these classes."""
-    pixels, palette = count_pixels(mask, classes), palette_of(path)
+    pixels = count_pixels(mask, classes)
     return pixels, {c: palette[3 * c:3 * c + 3] for c in np.flatnonzero(pixels).tolist() if palette}
 
 
@@ -96,11 +95,9 @@ def map_in_threads(function: Callable, items: list, label: str) -> list:
 # Lists and masks that are not what they seem
 
 def identity(path: Path) -> object:
-    """Return what a file has alone, under whatever path it is listed; the path itself where none is there."""
-    with suppress(OSError):
-        status = os.stat(path)
-        return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)  # some systems lack it
-    return os.path.normpath(path)
+    """Return what a file has alone, under whatever path it is listed. Raises OSError where none is there."""
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)  # some systems lack it
 
 
 def classless(index: Index) -> str:

@@ -10,16 +10,14 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from data.files import write_lists
+from data.files import SUFFIXES, write_lists
 from util.runtime.errors import Parser, UserError, run_main
-
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
 def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
     """Pair (image, mask) paths below ``root``, in order of name, noting other files. Raises UserError for one alone."""
     both, passed = [], ""
-    for folder, kinds in ((images, IMAGES), (masks, {".png"})):
+    for folder, kinds in ((images, SUFFIXES), (masks, {".png"})):
         files = sorted((root / folder).glob("[!.]*"))
         both.append([(file.stem, f"{folder}/{file.name}") for file in files if file.suffix.lower() in kinds])
         other = [file.name for file in files if file.suffix.lower() not in kinds and file.is_file()]
@@ -27,7 +25,7 @@ def pairs(root: Path, images: str, masks: str) -> list[tuple[str, str]]:
     of_images, of_masks = (Counter(stem for stem, _ in files) for files in both)
     alone = sorted((of_images - of_masks) + (of_masks - of_images))
     if alone or not of_images:
-        raise UserError(f"{root}: images in {images} ({', '.join(sorted(IMAGES))}) and masks in {masks} (.png) pair up "
+        raise UserError(f"{root}: images in {images} ({', '.join(SUFFIXES)}) and masks in {masks} (.png) pair up "
                         f"by name; without a partner, or there twice: {', '.join(alone[:5]) or 'no images'}{passed}")
     if passed:
         print(f"note: {root}{passed}", file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from data.files import how_to_make, orientation, read_list, read_pair
+from data.files import how_to_make, orientation, read_list, read_pair, read_pair_and_palette
 from data.folds import Classes, classes_of, hidden_marks
 from data.index import Index, classless, identity, map_in_threads, overlap, pixels_and_colours, repeated, two_colours
 from data.prepare.published import compare, fold_of
@@ -41,11 +41,11 @@ class Checked(NamedTuple):
 
 def check_pair(root: str, classes: int, pair: tuple[str, str]) -> Checked:
     try:
-        _, mask = read_pair(root, pair, classes)
+        _, mask, palette = read_pair_and_palette(root, pair, classes)
     except UserError as error:
         return Checked(np.zeros(classes + 1, np.int64), problem=str(error))
     digest = hashlib.sha256(f"{pair[1]} {mask.shape}".encode() + mask.tobytes()).digest()
-    return Checked(*pixels_and_colours(Path(root, pair[1]), mask, classes), digest, "",
+    return Checked(*pixels_and_colours(mask, palette, classes), digest, "",
                    orientation(Path(root, pair[0])) > 1, IGNORE in mask)
 
 
@@ -54,7 +54,7 @@ def check_list(root: str, list_file: str, classes: int, remedy: str) -> tuple[In
     pairs = read_list(list_file, remedy) if list_file else []
     checked = map_in_threads(partial(check_pair, root, classes), pairs, f"reading {list_file}")
     return Index(list_file, pairs, np.array([c.pixels for c in checked]).reshape(-1, classes + 1),
-                 [identity(Path(root, image)) for image, _ in pairs]), checked
+                 [identity(file) if (file := Path(root, image)).exists() else image for image, _ in pairs]), checked
 
 
 def digest_of(checked: list[Checked]) -> str:

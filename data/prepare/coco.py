@@ -80,10 +80,11 @@ def read_instances(file: Path, names: list[str] | None = None, objects: bool = F
         if isinstance(content, list):
             raise ValueError("a list, as Label Studio's own JSON is, and not COCO's")
         annotations, used = content["annotations"], {a.get("category_id") for a in content["annotations"]}
-        above = [{"background", "_background_"}, *({c.get("supercategory")} for c in content["categories"])]
-        roots = [c for k, c in enumerate(content["categories"], start=1) if not names and c["id"] not in used
-                 and c.get("name") in set().union(*above[:k], *above[k + 1:])]      # of other categories
-        listed = [c for c in content["categories"] if c not in roots]
+        every = content["categories"]
+        roots = [c for c in every if not names and c["id"] not in used and (
+            c.get("name") in ("background", "_background_")
+            or any(other is not c and other.get("supercategory") == c.get("name") for other in every))]
+        listed = [c for c in every if c not in roots]
         where = f"categories of the ids {[c['id'] for c in listed]!s:.200}, which should be numbers: "
         categories = {c["id"]: " ".join(str(c["name"]).split()) for c in sorted(listed, key=lambda c: c["id"])}
         for i in content["images"]:
@@ -101,14 +102,13 @@ def read_instances(file: Path, names: list[str] | None = None, objects: bool = F
                 image.instances.append((a["category_id"], crowds[-1], outline))
             if lack and not (names and outline):
                 undrawn[lack].append(str(a.get("id", place)))
-        notes = [f"{len(ids)} of {len(annotations)} annotations {lack} and are not drawn, but background, such as "
-                 f"{', '.join(ids[:5])}"
-                 for lack, ids in undrawn.items()]
+        notes = [f"{len(ids)} of {len(annotations)} annotations {lack}; what is not drawn is background: "
+                 f"{', '.join(ids[:5])}" for lack, ids in undrawn.items()]
+        same = _twice(name.lower() for name in categories.values())
         faults = {
-            "categories are not COCO's 80": names not in (None, every := list(categories.values())) and every,
+            "categories are not COCO's 80": names not in (None, found := list(categories.values())) and found,
             "categories have one id": _twice(c["id"] for c in listed),
-            "categories have one name": [f"{c}: {name}" for c, name in categories.items() if name.lower() in _twice(
-                name.lower() for name in categories.values())],
+            "categories have one name": [f"{c}: {name}" for c, name in categories.items() if name.lower() in same],
             "images have one id": _twice(_plain(i["id"]) for i in content["images"]),
             "images have one name": _twice(Path(image.name).stem for image in images.values()),
             "images have no size": [image.name for image in images.values() if min(image.height, image.width) < 1],

@@ -9,7 +9,6 @@ and DIR/classes.yaml where there is none: it decides which class has which id (d
 import json
 import re
 import sys
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -60,13 +59,12 @@ def from_colours(root: Path, file: Path) -> list[tuple[str, str]]:
 def ids_of(root: Path, names: list[str], file: Path) -> dict[str, int]:
     """Read {name: class id} of ROOT/classes.yaml, made from ``names`` if absent. Raises UserError if it lacks one."""
     listed = root / "classes.yaml"
-    with ExitStack() as refused:
-        if not listed.is_file():
-            flow = yaml.safe_dump(names, default_flow_style=True, width=10**6, allow_unicode=True).strip()
-            write_bytes_atomically(listed, f"{ABOUT_FOLDS}classes: {flow}\nfolds: [{flow}]\n".encode())
-            refused.callback(listed.unlink)
-        ids = {name: number for number, name in enumerate(Classes.read(listed).names, start=1)}
-        refused.pop_all()
+    if not listed.is_file():
+        flow = yaml.safe_dump(names, default_flow_style=True, width=10**6, allow_unicode=True).strip()
+        text = f"{ABOUT_FOLDS}classes: {flow}\nfolds: [{flow}]\n"
+        Classes.parse(text, listed)     # before it is written: one that is refused must not stay
+        write_bytes_atomically(listed, text.encode())
+    ids = {name: number for number, name in enumerate(Classes.read(listed).names, start=1)}
     lacking = sorted(set(names) - ids.keys())
     if lacking:
         raise UserError(f"{listed}: lacks {', '.join(lacking)} of {file}; add it at the end, or remove {listed.name}")

@@ -84,6 +84,15 @@ def accuracy(clip: CLIP, names: list[str], style: Style, count: int = 2000, pict
     return right / count
 
 
+def schedule(cfg: SimpleNamespace) -> list[tuple]:
+    """List every stage as (its cycle, the stage, steps of the cycle before it, steps of the whole cycle)."""
+    stages = []
+    for cycle in cfg.cycles:
+        counts = [stage.samples // cfg.batch_size for stage in cycle.stages]
+        stages += [(cycle, stage, sum(counts[:k]), sum(counts)) for k, stage in enumerate(cycle.stages)]
+    return stages
+
+
 def train(cfg: SimpleNamespace, names: list[str]) -> CLIP:
     """Train all cycles; save the weights after each stage."""
     torch.manual_seed(cfg.cycles[0].seed)
@@ -94,14 +103,13 @@ def train(cfg: SimpleNamespace, names: list[str]) -> CLIP:
     saved = torch.load(part, weights_only=True) if part.is_file() else {}
     if saved and saved["options"] != repr(cfg):
         raise UserError(f"{part}: was left by other options; remove it, or take those again")
-    for number, (cycle, stage) in enumerate((each, stage) for each in cfg.cycles for stage in each.stages):
+    for number, (cycle, stage, step, steps) in enumerate(schedule(cfg)):
         clip.visual.resize(stage.side)
-        steps, first = sum(each.samples // cfg.batch_size for each in cycle.stages), 0
-        step = sum(each.samples // cfg.batch_size for each in cycle.stages[:cycle.stages.index(stage)])
-        optimizer = make_optimizer(clip.train(), SimpleNamespace(    # anew, for the resized position embedding
-            optimizer="muon", muon_lr=cycle.muon_lr, lr=cfg.adamw_lr, weight_decay=cfg.weight_decay))
         if number < saved.get("stage", 0):
             continue
+        optimizer = make_optimizer(clip.train(), SimpleNamespace(    # anew, for the resized position embedding
+            optimizer="muon", muon_lr=cycle.muon_lr, lr=cfg.adamw_lr, weight_decay=cfg.weight_decay))
+        first = 0
         if number == saved.get("stage"):
             clip.load_state_dict(saved["clip"])
             optimizer.load_state_dict(saved["optimizer"])
@@ -115,7 +123,7 @@ def train(cfg: SimpleNamespace, names: list[str]) -> CLIP:
             at = step + batch
             set_share(optimizer, min(1.0, at / max(1, cycle.warmup * steps),
                                      (steps - at + 1) / max(1, cycle.decay * steps)))
-            pairs, prompt = Pair(*(part.to(device) for part in pairs)), prompts[at % len(prompts)]
+            pairs, prompt = Pair(*(part.to(device) for part in pairs)), prompts[(at - 1) % len(prompts)]
             with autocast(device, "auto"):
                 loss = contrastive_loss(clip, normalise(pairs.image), pairs, prompt, stage.keep, cycle)
             loss.backward()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.files import orientation, palette_of, read_image, read_list, read_mask, read_pair, write_lists
+from data.files import orientation, read_image, read_list, read_mask, read_mask_and_palette, read_pair, write_lists
 from util.predict.inputs import as_image
 from util.runtime.errors import UserError
 
@@ -119,9 +119,9 @@ def test_odd_parts_of_a_file_change_no_pixel(tmp_path, picture):
     assert read_image(save(tmp_path / "a.png", bytes(keyed)))[0, :, 0].tolist() == [0, 255, 170, 255]
     mask = bytearray(palette_png(grey, 8))
     mask[33:33] = spoilt
-    assert palette_of(save(tmp_path / "mask.png", bytes(mask))) == bytes(COLOURS)
+    assert read_mask_and_palette(save(tmp_path / "mask.png", bytes(mask)), 3)[1] == bytes(COLOURS)
     Image.fromarray(grey).convert("P").save(tmp_path / "ramp.png")
-    assert palette_of(tmp_path / "ramp.png") == b"", "such a palette says no more than a grey PNG"
+    assert read_mask_and_palette(tmp_path / "ramp.png", 3)[1] == b"", "such a palette says no more than a grey PNG"
     assert read_mask(tmp_path / "mask.png", 3).tolist() == grey.tolist()
     header = struct.pack("<IiiHHIIiiII4I", 56, 2, -1, 1, 32, 3, 8, 0, 0, 0, 0, 0xff0000, 0xff00, 0xff, 0xff000000)
     bitmap = b"BM" + struct.pack("<IHHI", 78, 0, 0, 70) + header + bytes([1, 2, 3, 0, 4, 5, 6, 0])
