@@ -107,6 +107,14 @@ def test_the_shipped_clip_knows_its_words():
     assert pretrain.accuracy(clip, CLASSES, captioned.single_object(cfg.cycles[-1].stages[-1]), count=60) >= 0.95
 
 
+def test_rates_follow_a_stage_s_place_in_its_cycle_also_among_equal_stages():
+    first, last = SimpleNamespace(samples=17), SimpleNamespace(samples=9)
+    cycles = [SimpleNamespace(stages=[first, SimpleNamespace(samples=17), last]), SimpleNamespace(stages=[last])]
+    found = pretrain.schedule(SimpleNamespace(cycles=cycles, batch_size=8))
+    assert [(before, of) for _, _, before, of in found] == [(0, 5), (2, 5), (4, 5), (0, 1)]
+    assert [cycle for cycle, *_ in found] == [cycles[0]] * 3 + [cycles[1]]
+
+
 def test_pretraining_runs_goes_on_where_it_was_stopped_and_its_file_loads(tmp_path, monkeypatch):
     cfg = pretrain.read_config()
     vars(cfg).update(out=f"{tmp_path}/clip.pt", batch_size=8, vision_width=64, vision_layers=2, text_layers=1,
