@@ -17,7 +17,6 @@ CHANNELS = ("raw", "standardised", "lead")
 SAME_NAME = 0.9999      # cosine from which on a rival is the name asked for; other words stay below it
 KERNEL = 3              # patches, side of the convolution that reads the maps (docs/plus.md)
 RIVAL_DROP = 0.2        # chance of a rival to be left out of a training sample (docs/plus.md)
-BEST = 32               # CLIP's score of a name is the mean of 1 patch in 32, those that fit it best (docs/plus.md)
 CLIP_WEIGHT = 2.0       # of CLIP's own score beside the presence head's (docs/plus.md)
 
 
@@ -25,6 +24,7 @@ class Views(NamedTuple):
     """Encoding of B images before a name is given."""
     patches: Tensor         # (B, n, width), for the interactor
     joint: Tensor           # (B, V, n, D): CLIP's V readings of them, unit vectors
+    image: Tensor           # (B, D): CLIP's embedding of the whole image ([CLS]), unit vectors
     rivals: Tensor          # (B, V, n, R): cosines of these with the rival names
     guide: Tensor | None    # of a guided mask decoder
 
@@ -65,10 +65,11 @@ class ESDAPlus(NamedSegmenter):
         """Encode uint8 RGB (B, 3, S, S) by one pass of the frozen CLIP."""
         pixels = self.normalise(images)
         tokens, joint = dense_clip(self.image_encoder, pixels, self.readings)
+        image = F.normalize(self.image_encoder.project(tokens[:, 0]).float(), dim=-1)
         with torch.autocast(images.device.type, enabled=False):
             rivals = joint @ self.rivals.T                                   # (B, V, n, R)
         guide = self.decoder.guide(pixels, self.image_encoder.grid_of(pixels.shape[2:]))
-        return Views(self.interactor.narrow(tokens[:, 1:]), joint, rivals, guide)
+        return Views(self.interactor.narrow(tokens[:, 1:]), joint, image, rivals, guide)
 
     def segment(self, views: Views, text: TextEmbedding, size: tuple[int, int],
                 noise: Noise | None = None) -> Segmentation:
@@ -94,11 +95,8 @@ class ESDAPlus(NamedSegmenter):
             return similarity_channels(match, views.rivals, allowed, self.scale)
 
     def clip_presence(self, views: Views, text: TextEmbedding) -> Tensor:
-        """Compute CLIP's logit of each name over its best-matching patches: (B,) fp32, uncalibrated."""
-        with torch.autocast(views.joint.device.type, enabled=False):
-            match = self.match(views, text)[1][:, 0]                         # (B, n)
-            best = match.topk(max(1, match.shape[1] // BEST), dim=1, sorted=False).values.mean(dim=1)
-            return self.logit_scale * best
+        """Compute CLIP's own logit of each name in its image as a whole, what it was trained for: (B,) uncalibrated."""
+        return self.logit_scale * (views.image * F.normalize(text.cls.float(), dim=-1)).sum(dim=1)
 
     @staticmethod
     def match(views: Views, text: TextEmbedding) -> tuple[Tensor, Tensor]:

@@ -163,9 +163,8 @@ def test_clips_own_verdict_is_part_of_presence_but_not_of_its_training(weights):
     model, text = plus(weights, presence_head=True)
     images, names, clip = images_of(2), text[[0, 3]], build_clip(weights).visual
     with torch.no_grad():
-        tokens = F.normalize(clip.project(clip(model.normalise(images))), dim=-1)            # (2, 17, 12)
-        cosines = (tokens @ F.normalize(names.cls, dim=-1)[:, :, None])[..., 0]
-        expected = weights.logit_scale.exp() * cosines[:, 1:].amax(dim=1)                    # of 16 patches the best
+        tokens = F.normalize(clip.project(clip(model.normalise(images))), dim=-1)    # (2, 17, 12), [CLS] first
+        expected = weights.logit_scale.exp() * (tokens[:, 0] * F.normalize(names.cls, dim=-1)).sum(dim=1)
         assert torch.allclose(model.clip_presence(model.before_names(images), names), expected, atol=1e-3)
         told = model(images, names).presence
         noise = model.sample_noise(2, text)._replace(rivals=torch.ones(2, 3, dtype=torch.bool))
