@@ -18,7 +18,7 @@ from model.clip.weights import differences
 from util.run.atomic import write_bytes_atomically
 from util.runtime.errors import UserError, require_file
 
-VERSION = 1
+VERSION = 2     # 1: ESDA+ asked CLIP's patches for presence, so a threshold of then is one of another logit
 FORMS = "give checkpoints/best.pt of a run, a .safetensors of convert.py or a released checkpoint"
 ABOUT = ("epoch", "clip", "config", "trained_on", "presence_threshold")  # beside the tensors
 
@@ -59,6 +59,9 @@ def load(path: str | Path) -> dict:
             if "version" not in saved:
                 saved = {"version": VERSION, "model": from_released(plain_state(saved))[1], "epoch": saved["epoch"]}
         version = saved.get("version")
+        if version == 1:
+            version = saved["version"] = VERSION
+            saved["presence_threshold"] = None
     except Exception as error:  # torch and safetensors raise many kinds for a file that is not theirs
         raise UserError(f"{path}: not a checkpoint ({type(error).__name__}); {FORMS}") from None
     if version != VERSION:

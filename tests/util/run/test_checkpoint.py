@@ -40,7 +40,7 @@ def test_all_of_it_comes_back_from_either_form(run, tmp_path):
     _, source, saved = run
     for found in (checkpoint.load(source), converted(source, tmp_path / "whole.safetensors")):
         assert {k: v for k, v in found.items() if k != "model"} == {
-            "version": 1, "presence_threshold": None, **{k: v for k, v in saved.items() if k != "model"}}
+            "version": checkpoint.VERSION, "presence_threshold": None, **{k: v for k, v in saved.items() if k != "model"}}
         assert found["model"].keys() == saved["model"].keys()
         assert all(torch.equal(found["model"][name], tensor) for name, tensor in saved["model"].items())
     converted(source, tmp_path / "half.safetensors", "--half")
@@ -48,6 +48,12 @@ def test_all_of_it_comes_back_from_either_form(run, tmp_path):
     assert all(torch.equal(half[k], t if k == "rivals" else t.half()) for k, t in saved["model"].items())
     sizes = [(tmp_path / name).stat().st_size for name in ("whole.safetensors", "half.safetensors")]
     assert sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.parametrize("version, threshold", [(1, None), (checkpoint.VERSION, 2.5)])
+def test_a_threshold_of_another_presence_is_left_out(version, threshold, tmp_path):
+    torch.save({"version": version, "model": {}, "presence_threshold": 2.5}, tmp_path / "last.pt")
+    assert checkpoint.load(tmp_path / "last.pt")["presence_threshold"] == threshold
 
 
 def test_it_restores_into_its_model_and_into_no_other(run):
@@ -80,7 +86,7 @@ class Trap:
 
 @pytest.mark.parametrize("name, content", [
     ("a.pt", b"best.pt was the good one"), ("a.pt", [1, 2]), ("a.pt", {"state_dict": 3, "epoch": 1}),
-    ("a.pt", {"version": 2, "model": {}}), ("a.pt", {"model": {}}), ("a.safetensors", b"cut off"),
+    ("a.pt", {"version": 99, "model": {}}), ("a.pt", {"model": {}}), ("a.safetensors", b"cut off"),
     ("a.safetensors", {"model": 1}), ("a.pt", {"version": 1, "model": Trap()})])
 def test_a_file_of_another_kind_or_version_is_told_and_runs_no_code(name, content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
