@@ -2,12 +2,14 @@
 
     python app.py [--weights FILE | --model naclip]     then open the address that it prints
 
-Without --weights the shipped model of Shapes-5i is used. Only this machine can open the page, unless --host says else.
+Without --weights the shipped model is used, which knows drawings of things. Only this machine can open the page, unless
+--host says else.
 """
 import html
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -18,8 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from data.files import JPEG, essential, read_file
-from data.folds import Classes, hidden_marks
-from data.shapes.scene import scene
+from data.folds import hidden_marks
 from model.clip.errors import WeightsError
 from util.config import ROOT
 from util.predict.inputs import TRAINING_FREE, split_names
@@ -30,7 +31,10 @@ MOST_MB = 20                # of an upload
 MOST_PIXELS = 24_000_000    # of an image: those of most cameras
 KEPT = 3600                 # s that uploads and results are kept
 WAITING = 16                # requests that may wait; the next is turned away
-EXAMPLES = {23: "star, house", 35: "umbrella, star, mushroom", 31: "circle, key"}     # index of a scene: names
+EXAMPLES = {    # scenes that no training has met: names to look for, the last one of which is not there
+    "docs/examples/1.png": "cat, horse, onion, bomb, umbrella",
+    "docs/examples/2.png": "turtle, tram, wine glass, detective, dog",
+    "docs/examples/3.png": "elephant, megaphone, floppy disk, love letter, pizza"}
 
 
 def page(segmenter: Segmenter, folder: Path):
@@ -59,7 +63,7 @@ def page(segmenter: Segmenter, folder: Path):
     image.preprocess = lambda upload: upload and upload.path
     return gr.Interface(
         segment,
-        [image, gr.Textbox(label="Names, with commas between them", placeholder="star, traffic light"),
+        [image, gr.Textbox(label="Names, with commas between them", placeholder="dog, traffic light"),
          gr.Slider(0, 1, 0.5, label="Threshold: names with a lower score are not found")],
         [gr.Image(label="Found", type="filepath"), gr.DownloadButton("Mask (PNG)"),
          gr.Dataframe(headers=["name", "found", "score", "share of the image"], datatype="str", label="Legend"),
@@ -81,16 +85,13 @@ def require_small(path: str | None) -> None:
 
 
 def examples(folder: Path) -> list[list[str]]:
-    """Draw scenes that no training has met: an image file, names to look for and the threshold, each."""
-    shapes = Classes.read(ROOT / "lists/shapes/classes.yaml").names
-    for index in EXAMPLES:
-        Image.fromarray(scene(shapes, range(1, 21), 2025, index)[0]).save(folder / f"example{index}.png")
-    return [[str(folder / f"example{index}.png"), names, 0.5] for index, names in EXAMPLES.items()]
+    """Copy the pictures of EXAMPLES to where the page may read them: file, names to look for and threshold, each."""
+    return [[shutil.copy(ROOT / file, folder), names, 0.5] for file, names in EXAMPLES.items()]
 
 
 def main() -> None:
     parser = Parser(description=__doc__)
-    parser.add_argument("--weights", metavar="FILE", help="a checkpoint; the shipped one knows Shapes-5i only")
+    parser.add_argument("--weights", metavar="FILE", help="a checkpoint; the shipped one knows drawings only")
     parser.add_argument("--model", choices=TRAINING_FREE, help="no checkpoint: CLIP alone, without training")
     parser.add_argument("--clip", metavar="FILE", help="CLIP's weights (weights/ViT-B-16.pt)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")

@@ -3,7 +3,7 @@
     python predict.py IMAGE|FOLDER|GLOB... --names star key "traffic light" [--weights FILE] [--out DIR]
     python predict.py PHOTO... --names cat sofa --model naclip       CLIP alone, for photographs
 
-Without --weights the shipped model of Shapes-5i is used.
+Without --weights the shipped model is used, which knows drawings of things.
 """
 import glob
 import json
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE|FOLDER|GLOB", help="before --names")
     parser.add_argument("--names", nargs="+", required=True, action="extend", metavar="NAME", help="what to look for")
     parser.add_argument("--others", nargs="+", default=[], action="extend", metavar="WORD", help="rivals, not reported")
-    parser.add_argument("--weights", metavar="FILE", help="a checkpoint; the shipped one knows Shapes-5i only")
+    parser.add_argument("--weights", metavar="FILE", help="a checkpoint; the shipped one knows drawings only")
     parser.add_argument("--model", choices=TRAINING_FREE, help="no checkpoint: CLIP alone, without training")
     parser.add_argument("--clip", metavar="FILE", help="CLIP's weights (weights/ViT-B-16.pt)")
     parser.add_argument("--out", type=Path, default="predictions", metavar="DIR", help="folder for the results")

@@ -13,7 +13,7 @@ from model.interactor import Interactor
 from model.losses import TERMS, EsdaLosses
 from model.mask_decoder import MaskDecoder
 from model.plus.pamr import GuidedDecoder
-from model.plus.plus import ESDAPlus, PresenceHead, SimilarityInteractor
+from model.plus.plus import AffinityInteractor, ESDAPlus, PresenceHead, SimilarityInteractor
 from model.released import ReleasedESDA, ReleasedImageEncoder, ReleasedInteractor, ReleasedLosses
 
 DECODERS = {"convolutions": MaskDecoder, "guided": GuidedDecoder}   # option model.decoder: (width, channels) -> module
@@ -68,8 +68,9 @@ def _build_plus(cfg, weights: ClipWeights, image_encoder) -> ESDAPlus:
     if width % HEAD_WIDTH or width > encoder_width:
         raise WeightsError(f"plus.width={width} should be a multiple of {HEAD_WIDTH}, the width of a head, and at most "
                            f"the image encoder's {encoder_width}")
-    interactor = SimilarityInteractor(encoder_width, width, width // HEAD_WIDTH,
-                                      len(options.maps) * len(options.channels), cfg.model.interactor_layers)
+    interactor = (AffinityInteractor if options.patches == "affinity" else SimilarityInteractor)(
+        encoder_width, width, width // HEAD_WIDTH, len(options.maps) * len(options.channels),
+        cfg.model.interactor_layers)
     return ESDAPlus(*_clip(cfg.model, weights, image_encoder), interactor=interactor,
                     decoder=DECODERS[cfg.model.decoder](width, cfg.model.decoder_channels), readings=options.maps,
                     channels=options.channels, scale=options.scale,

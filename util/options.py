@@ -107,6 +107,9 @@ class Plus:
         "one's lead is the prior")
     channels: list[Literal["raw", "standardised", "lead"]] = option(
         ["raw", "standardised", "lead"], "what is read of each map (model/plus/plus.py)")
+    patches: Literal["tokens", "affinity"] = option(
+        "tokens", "what is read of CLIP's patches beside the maps: their tokens, or only who looks like whom, by which "
+        "each map is averaged once more. Tokens tell which things had masks in training (docs/emoji.md)")
     scale: float = option(3.0, "by which cosines, and their lead over a rival, enter the network", least=0)
     rivals: Literal["seen", "none"] = option(
         "seen", "names that each name is compared with: those of the fold's seen classes, or none. Never other unseen "

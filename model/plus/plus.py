@@ -16,13 +16,14 @@ from model.mask_decoder import MaskDecoder
 CHANNELS = ("raw", "standardised", "lead")
 SAME_NAME = 0.9999      # cosine from which on a rival is the name asked for; other words stay below it
 KERNEL = 3              # patches, side of the convolution that reads the maps (docs/plus.md)
+SHARPNESS = 10.0        # of the patches' affinity (docs/emoji.md)
 RIVAL_DROP = 0.2        # chance of a rival to be left out of a training sample (docs/plus.md)
 CLIP_WEIGHT = 2.0       # of CLIP's own score beside the presence head's (docs/plus.md)
 
 
 class Views(NamedTuple):
     """Encoding of B images before a name is given."""
-    patches: Tensor         # (B, n, width), for the interactor
+    patches: Tensor         # what the interactor reads of them: tokens (B, n, width), or their affinity (B, n, n)
     joint: Tensor           # (B, V, n, D): CLIP's V readings of them, unit vectors
     image: Tensor           # (B, D): CLIP's embedding of the whole image ([CLS]), unit vectors
     rivals: Tensor          # (B, V, n, R): cosines of these with the rival names
@@ -69,7 +70,7 @@ class ESDAPlus(NamedSegmenter):
         with torch.autocast(images.device.type, enabled=False):
             rivals = joint @ self.rivals.T                                   # (B, V, n, R)
         guide = self.decoder.guide(pixels, self.image_encoder.grid_of(pixels.shape[2:]))
-        return Views(self.interactor.narrow(tokens[:, 1:]), joint, image, rivals, guide)
+        return Views(self.interactor.look(tokens[:, 1:]), joint, image, rivals, guide)
 
     def segment(self, views: Views, text: TextEmbedding, size: tuple[int, int],
                 noise: Noise | None = None) -> Segmentation:
@@ -131,7 +132,7 @@ def similarity_channels(match: Tensor, rivals: Tensor, allowed: Tensor, scale: f
 
 
 class SimilarityInteractor(nn.Module):
-    """Blocks of ``width`` <= C over the patches plus a convolution of all similarity channels; no text tokens."""
+    """Blocks of ``width`` <= C over the patch tokens plus a convolution of all similarity channels; no text tokens."""
 
     def __init__(self, encoder_width: int, width: int, heads: int, channels: int, blocks: int):
         super().__init__()
@@ -139,9 +140,34 @@ class SimilarityInteractor(nn.Module):
         self.read = nn.Conv2d(channels, width, KERNEL, padding=KERNEL // 2)
         self.blocks = Transformer(width, blocks, heads)
 
+    def look(self, tokens: Tensor) -> Tensor:
+        """Take from CLIP's patch tokens (B, n, C), which are the same for every name, what ``forward`` reads."""
+        return self.narrow(tokens)
+
     def forward(self, patches: Tensor, maps: Tensor) -> Tensor:
         """Add maps (B, channels, h, w) to narrowed patches (B, n, width); return (B, n, width)."""
         return self.blocks(patches + self.read(maps).flatten(2).transpose(1, 2))
+
+
+class AffinityInteractor(SimilarityInteractor):
+    """The same without patch tokens: they alone tell which things had masks in training, and new ones have none.
+
+    They say who resembles whom: each channel comes twice, as it is and averaged over patches that look alike.
+    """
+
+    def __init__(self, _, width: int, heads: int, channels: int, blocks: int):
+        super().__init__(width, width, heads, 2 * channels, blocks)
+
+    def look(self, tokens: Tensor) -> Tensor:
+        """Compute each patch's affinity to all, (B, n, n) fp32, rows that sum to 1."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = F.normalize((tokens - tokens.mean(dim=1, keepdim=True)).float(), dim=-1)
+            return (SHARPNESS * tokens @ tokens.transpose(1, 2)).softmax(dim=2)
+
+    def forward(self, affinity: Tensor, maps: Tensor) -> Tensor:
+        """Read maps (B, channels, h, w); return (B, n, width)."""
+        averaged = (maps.flatten(2) @ affinity.transpose(1, 2)).view_as(maps)
+        return self.blocks(self.read(torch.cat([maps, averaged], dim=1)).flatten(2).transpose(1, 2))
 
 
 class PresenceHead(nn.Module):

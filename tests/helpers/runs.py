@@ -78,14 +78,14 @@ def complains(result: subprocess.CompletedProcess, *expected) -> None:
         assert str(text) in lines[-1], f"{text!r} is not in {lines[-1]!r}"
 
 
-def run_folder(exp: Path, arch: str = "esda") -> Path:
-    return next((exp / "shapes" / arch / "fold0").iterdir())
+def run_folder(exp: Path, arch: str = "esda", dataset: str = "shapes") -> Path:
+    return next((exp / dataset / arch / "fold0").iterdir())
 
 
 def train(options, exp, *more, config: str = CONFIG) -> Path:
     done = in_process("train.py", "--config", config, *options, f"exp={exp}", *more)
     assert done.returncode == 0, done.stderr
-    return run_folder(exp, Path(config).stem)
+    return run_folder(exp, Path(config).stem, Path(config).parent.name)
 
 
 def results(folder: Path) -> dict:

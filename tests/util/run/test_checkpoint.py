@@ -40,7 +40,8 @@ def test_all_of_it_comes_back_from_either_form(run, tmp_path):
     _, source, saved = run
     for found in (checkpoint.load(source), converted(source, tmp_path / "whole.safetensors")):
         assert {k: v for k, v in found.items() if k != "model"} == {
-            "version": checkpoint.VERSION, "presence_threshold": None, **{k: v for k, v in saved.items() if k != "model"}}
+            "version": checkpoint.VERSION, "presence_threshold": None,
+            **{k: v for k, v in saved.items() if k != "model"}}
         assert found["model"].keys() == saved["model"].keys()
         assert all(torch.equal(found["model"][name], tensor) for name, tensor in saved["model"].items())
     converted(source, tmp_path / "half.safetensors", "--half")
