@@ -53,7 +53,7 @@ def changed_options(saved: dict, cfg: Config) -> dict[str, dict]:
     if saved["config"] is None:  # a released checkpoint has no options; its input size is that of the file's grid
         then = {**flat(to_dict(load(Config, RELEASED))), "model.size": cfg.model.size}
     else:
-        then = flat(saved["config"])
+        then = flat(to_dict(Config())) | flat(saved["config"])  # an option that came later was what its default is
     return {name: {"trained": trained, "now": now}
             for name, (trained, now) in differing(then, flat(to_dict(cfg))).items()
             if name.startswith(("model.", "plus.", "data.names")) and changes_numbers(name) and not unread(name, cfg)}
