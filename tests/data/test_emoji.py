@@ -1,10 +1,10 @@
 """Emoji's words and pictures: the table and the folds, and scenes in which only some things have a label."""
-import importlib.util
 from collections import Counter
 from functools import partial
 
 import numpy as np
 import pytest
+from needs import needs_artwork
 
 from data.folds import Classes
 from data.shapes import pretrain
@@ -14,9 +14,6 @@ from data.shapes.scene import Style, scene
 from data.shapes.silhouettes import MASTER
 from model.clip.weights import build_clip, read_clip
 from util.config import ROOT
-
-needs_artwork = pytest.mark.skipif(not all(map(importlib.util.find_spec, PACKAGES.values())),
-                                   reason="needs requirements-emoji.txt, and it is not installed")
 
 
 def classes_of(name: str, naming: str = "words") -> Classes:

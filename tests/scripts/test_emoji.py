@@ -1,16 +1,13 @@
 """Emoji through the real scripts, on a cut of it: the shipped checkpoint by either artist, and training."""
-import importlib.util
-
 import pytest
+from needs import needs_artwork
 from runs import in_process, results, run_folder, train
 
-from data.shapes.artwork import PACKAGES
 from data.shapes.make import ShapesData, make
 from util.config import load
 
 CONFIG, SHIPPED = "config/emoji/plus.yaml", "data/emoji/plus_fold0.safetensors"
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(
-    not all(map(importlib.util.find_spec, PACKAGES.values())), reason="needs requirements-emoji.txt")]
+pytestmark = [pytest.mark.slow, needs_artwork]
 
 
 @pytest.fixture(scope="module")

