@@ -1,8 +1,8 @@
 """Config files and the command line, read into the options of util/options.py.
 
-A config file is laid over the defaults (or over the file it names with ``extends:``), and ``key=value`` on the command
-line, nested keys with dots, over that. An unknown key, a wrong type, a value out of bounds or an option that the model
-does not read stops the run, with a line that says how to mend it.
+A config file is laid over the defaults (or over the file that it names with ``extends:``; of several, each over those
+before), and ``key=value`` on the command line, nested keys with dots, over that. An unknown key, a wrong type, a value
+out of bounds or an option that the model does not read stops the run, with a line that says how to mend it.
 """
 import dataclasses
 import difflib
@@ -152,23 +152,22 @@ def _entry(left: str, about: str, column: int = 27, width: int = 120) -> list[st
 
 # Files
 
-def _read_chain(path: Path) -> list[tuple[Path, dict]]:
-    """Read the config ``path`` and those that it extends, the most general first. Raises UserError."""
-    chain: list[tuple[Path, dict]] = []
-    while path is not None:
-        require_file(path, f"give --config one of {_configs_near(path)}")
-        if any(path.samefile(seen) for seen, _ in chain):
-            raise UserError(f"{path}: extends itself, by way of {chain[0][0]}")
-        try:
-            values = parse_yaml(path.read_text(encoding="utf-8")) or {}
-        except ValueError as error:  # UnicodeDecodeError is one
-            raise UserError(f"{path}: not valid YAML: {error}") from None
-        if not isinstance(values, dict):
-            raise UserError(f"{path}: a config is a mapping of options, not a {type(values).__name__}")
-        parent = values.pop("extends", "")
-        chain.insert(0, (path, values))
-        path = path.parent / str(parent) if parent else None
-    return chain
+def _read_chain(path: Path, children: tuple[Path, ...] = ()) -> list[tuple[Path, dict]]:
+    """Read the config ``path`` and those that it extends, each once, the most general first. Raises UserError."""
+    require_file(path, f"give --config one of {_configs_near(path)}")
+    if any(path.samefile(child) for child in children):
+        raise UserError(f"{path}: extends itself, by way of {children[-1]}")
+    try:
+        values = parse_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a config is a mapping of options, not a {type(values).__name__}")
+    chain, parents = [], values.pop("extends", "") or []
+    for parent in parents if isinstance(parents, list) else [parents]:
+        chain += [layer for layer in _read_chain(path.parent / str(parent), (*children, path))
+                  if not any(layer[0].samefile(there) for there, _ in chain)]
+    return [*chain, (path, values)]
 
 
 def _configs_near(path: Path) -> str:

@@ -75,6 +75,14 @@ def test_extends_lays_a_file_over_another(tmp_path):
     assert cfg.dataset == load(Config, BASE).dataset and (cfg.run, cfg.weights) == ("010", "")
 
 
+def test_of_several_files_each_lies_over_those_before_and_what_they_share_below_all(tmp_path):
+    write(tmp_path / "shared.yaml", "fold: 1\nseed: 1\nrun: shared\n")
+    write(tmp_path / "a.yaml", "extends: shared.yaml\nseed: 2\nfold: 2\n")
+    write(tmp_path / "b.yaml", "extends: shared.yaml\nfold: 3\n")
+    cfg = load(Config, write(tmp_path / "child.yaml", "extends: [a.yaml, b.yaml]\n"))
+    assert (cfg.fold, cfg.seed, cfg.run) == (3, 2, "shared")
+
+
 def test_files_that_extend_each_other_are_an_error(tmp_path):
     first = write(tmp_path / "a.yaml", "extends: b.yaml\n")
     write(tmp_path / "b.yaml", f"extends: ../{tmp_path.name}/a.yaml\n")
