@@ -12,12 +12,18 @@ from model.image_encoder import ImageEncoder
 from model.interactor import Interactor
 from model.losses import TERMS, EsdaLosses
 from model.mask_decoder import MaskDecoder
+from model.peers.catseg import CATSeg
+from model.peers.clipseg import CLIPSeg
+from model.peers.lseg import LSeg
+from model.peers.zegclip import ZegCLIP
 from model.plus.pamr import GuidedDecoder
 from model.plus.plus import AffinityInteractor, ESDAPlus, PresenceHead, SimilarityInteractor
 from model.released import ReleasedESDA, ReleasedImageEncoder, ReleasedInteractor, ReleasedLosses
+from model.rivals import Comparing
 
 DECODERS = {"convolutions": MaskDecoder, "guided": GuidedDecoder}   # option model.decoder: (width, channels) -> module
 tokenizer = cache(Tokenizer)    # one for all names, which remembers the words it has met
+OTHERS = "others"       # LSeg's label of all that a name does not fit
 READINGS = {"clip_prior": "output", "maskclip": "value", "naclip": "kk", "clearclip": "qq"}  # of model/clip/dense.py
 
 
@@ -31,6 +37,8 @@ def build_model(cfg, weights: ClipWeights | None = None) -> NamedSegmenter:
     if options.kind == "plus":
         return _build_plus(cfg, weights, image_encoder)
     clip = _clip(options, weights, image_encoder)
+    if options.kind in ("lseg", "clipseg", "zegclip", "catseg"):
+        return _build_peer(cfg, clip)
     return Everything(*clip) if options.kind == "everything" else ClipPrior(*clip, reading=READINGS[options.kind])
 
 
@@ -44,9 +52,7 @@ def _build_esda(options, weights: ClipWeights) -> ESDA:
         weights, options.size, ReleasedImageEncoder if options.cls_twice else ImageEncoder,
         replace_indices=options.replace_indices, branch_rank=options.branch_rank)
     blocks = image_encoder.transformer.resblocks
-    if max(options.replace_indices, default=0) >= len(blocks):
-        raise WeightsError(f"model.replace_indices={options.replace_indices}: the image encoder in {options.clip} has "
-                           f"blocks 0 to {len(blocks) - 1}")
+    _require_blocks("model.replace_indices", options.replace_indices, image_encoder, options.clip)
     if options.text_start == "clip":
         image_encoder.start_text_from_clip()
     width, embed_dim = image_encoder.proj.shape
@@ -77,12 +83,31 @@ def _build_plus(cfg, weights: ClipWeights, image_encoder) -> ESDAPlus:
                     presence_head=PresenceHead(width) if options.presence_head else None)
 
 
+def _build_peer(cfg, clip: tuple) -> NamedSegmenter:
+    kind, peers, (text_encoder, image_encoder) = cfg.model.kind, cfg.peers, clip[:2]
+    if kind == "zegclip":
+        return ZegCLIP(*clip, prompts=peers.prompts)
+    _require_blocks("peers.blocks", peers.blocks, image_encoder, cfg.model.clip)
+    if kind == "lseg":
+        return LSeg(*clip, others=embed_names(text_encoder, [OTHERS], cfg.model).cls, blocks=peers.blocks,
+                    width=peers.width)
+    if kind == "clipseg":
+        return CLIPSeg(*clip, blocks=peers.blocks, width=peers.width)
+    return CATSeg(*clip, blocks=peers.blocks, width=peers.width, names=peers.names)
+
+
+def _require_blocks(option: str, blocks: list[int], image_encoder, file: str) -> None:
+    count = len(image_encoder.transformer.resblocks)
+    if max(blocks, default=0) >= count:
+        raise WeightsError(f"{option}={blocks}: the image encoder in {file} has blocks 0 to {count - 1}")
+
+
 def build_losses(model: NamedSegmenter, cfg) -> EsdaLosses:
     """Build the losses of ``model``: those of TERMS whose inputs it has, weighted as ``cfg.loss`` says."""
     weights = {name: getattr(cfg.loss, term.weight) if isinstance(term.weight, str) else term.weight
                for name, term in TERMS.items()}
-    if isinstance(model, ESDAPlus):
-        weights["last"] = weights["others"] = 0.0   # its maps are the frozen CLIP's
+    if not isinstance(model, ESDA):
+        weights["last"] = weights["others"] = 0.0   # other models' maps are not what is trained
     if not getattr(model, "presence_head", None):
         weights["presence"] = 0.0
     released = cfg.loss.sign == "released", cfg.loss.ignored == "background", cfg.model.align_corners
@@ -90,9 +115,9 @@ def build_losses(model: NamedSegmenter, cfg) -> EsdaLosses:
 
 
 def embed_classes(model: NamedSegmenter, names: list[str], seen: tuple[int, ...], cfg) -> TextEmbedding:
-    """Embed a data set's classes, id = place + 1; ESDA+'s rivals are the names of the ``seen`` ids."""
+    """Embed a data set's classes, id = place + 1; the rivals of a model that has some are those of the ``seen`` ids."""
     text = embed_names(model.text_encoder, names, cfg.model)
-    if isinstance(model, ESDAPlus):
+    if isinstance(model, Comparing):
         model.set_rivals(text.cls[[i - 1 for i in seen if cfg.plus.rivals == "seen"]])
     return text
 

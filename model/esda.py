@@ -58,6 +58,14 @@ class NamedSegmenter(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
 
+    def sample_noise(self, batch: int, text: TextEmbedding, text_share: float = 0.0) -> Noise:
+        """Draw the random numbers of one training step, from torch's generator: none, unless a subclass has some.
+
+        They cover the whole batch, so that its parts, and the processes that share it, see the same numbers.
+        text: embeddings of the shape that ``forward`` gets; text_share: noise length as a share of theirs.
+        """
+        return Noise(torch.empty(batch, 0))
+
     def forward(self, images: Tensor, text: TextEmbedding, noise: Noise | None = None) -> Segmentation:
         """Segment images (B, 3, S, S) uint8 RGB, or the top left of such, for the B names of ``text``.
 
@@ -155,11 +163,7 @@ class ESDA(NamedSegmenter):
         self.image_encoder.branches.requires_grad_(True)
 
     def sample_noise(self, batch: int, text: TextEmbedding, text_share: float = 0.0) -> Noise:
-        """Draw the random numbers of one training step, from torch's generator.
-
-        They cover the whole batch, so that its parts, and the processes that share it, see the same numbers.
-        text: embeddings of the shape that ``forward`` gets; text_share: noise length as a share of theirs.
-        """
+        """Draw the decoder's, and with ``text_share`` the text's."""
         return Noise(self.decoder.sample_noise(batch), text.sample_noise(batch) if text_share else None, text_share)
 
     def before_names(self, images: Tensor) -> PartialEncoding:

@@ -59,9 +59,10 @@ class Augment:
 @dataclass
 class Model:
     """CLIP and what ESDA adds to it"""
-    kind: Literal["esda", "plus", "clip_prior", "maskclip", "naclip", "clearclip", "everything"] = option(
-        "esda", "esda; plus: ESDA+ (docs/plus.md); without training: clip_prior, maskclip, naclip, clearclip, "
-        "everything (model/baselines.py)")
+    kind: Literal["esda", "plus", "lseg", "clipseg", "zegclip", "catseg", "clip_prior", "maskclip", "naclip",
+                  "clearclip", "everything"] = option(
+        "esda", "esda; plus: ESDA+ (docs/plus.md); lseg, clipseg, zegclip, catseg: other papers' heads "
+        "(docs/peers.md); without training: clip_prior, maskclip, naclip, clearclip, everything (model/baselines.py)")
     clip: str = option("weights/ViT-B-16.pt", "CLIP's weights in any format of model/clip/weights.py. Only the place: "
                        "runs know the weights themselves by a fingerprint", numbers=False)
     activation: Literal["auto", "quickgelu", "gelu"] = option(
@@ -118,6 +119,17 @@ class Plus:
     presence_head: bool = option(
         False, "a head of its own says whether the named thing is there at all; train.absent_names then train it and "
         "the interactor that it reads, and the mask's loss leaves them out (model/plus/plus.py)")
+
+
+@dataclass
+class Peers:
+    """other papers' heads (docs/peers.md)"""
+    width: int = option(64, "channels of the head, a multiple of 64: CLIPSeg has 64, CAT-Seg 128, LSeg 256", least=64)
+    blocks: list[int] = option([3, 6, 9], "blocks of CLIP's image encoder, from 0, whose tokens are read: four for "
+                               "lseg, two for catseg", least=0)
+    prompts: int = option(10, "zegclip: learned tokens in every block", least=0)
+    names: int = option(8, "catseg: at most so many names beside each other, the one asked for and those seen names "
+                        "that CLIP finds most in the image", least=1)
 
 
 @dataclass
@@ -187,9 +199,6 @@ class Eval:
         "released: both sides floored to multiples of 8, the rest black, and the whole square resized (align_corners) "
         "to one of the longer original side (PFENet, BAM)")
     flip: bool = option(False, "final test: logits, and presence, of the image and of its mirror image are averaged")
-    zoom: bool = option(
-        False, "final test: the same name again in the box of each small region that was found, enlarged, and the "
-        "logits averaged there (util/evaluation/augmented.py)")
     refine: int = option(
         0, "final test: rounds in which pixels that look alike share their logits, so that borders follow the image "
         "(PAMR; NACLIP, too, takes 10); 0: none. Gain: docs/plus.md", least=0)
@@ -224,6 +233,7 @@ class Config:
     augment: Augment = field(default_factory=Augment)
     model: Model = field(default_factory=Model)
     plus: Plus = field(default_factory=Plus)
+    peers: Peers = field(default_factory=Peers)
     loss: Loss = field(default_factory=Loss)
     train: Train = field(default_factory=Train)
     eval: Eval = field(default_factory=Eval)
@@ -248,18 +258,24 @@ def _problems(cfg: Config) -> dict[str, bool]:
         "model.decoder=convolutions": model.align_corners and model.decoder == "guided",
         **{f"plus.{key}={given} should name at least one, and each once": not given or len(set(given)) < len(given)
            for key, given in (("maps", plus.maps), ("channels", plus.channels))},
+        f"peers.width={cfg.peers.width} should be a multiple of 64": bool(cfg.peers.width % 64),
+        f"peers.blocks={cfg.peers.blocks} should name {BLOCKS_READ.get(model.kind)} blocks for {model.kind}, in order":
+            model.kind in BLOCKS_READ and
+            (len(cfg.peers.blocks) != BLOCKS_READ[model.kind] or sorted(set(cfg.peers.blocks)) != cfg.peers.blocks),
         "plus.presence_head learns from absent names; set train.absent_names above 0, or plus.presence_head=false":
             model.kind == "plus" and plus.presence_head and not cfg.train.absent_names,
-        "eval.flip, eval.zoom and eval.refine are for protocols that look for one name at a time; leave them away with "
-        "eval.protocol=generalised":
-            test.protocol == "generalised" and bool(test.flip or test.zoom or test.refine)}
+        "eval.flip and eval.refine are for protocols that look for one name at a time; leave them away with "
+        "eval.protocol=generalised": test.protocol == "generalised" and bool(test.flip or test.refine)}
 
-ESDA, TRAINED = ("esda",), ("esda", "plus")
+ESDA, OURS = ("esda",), ("esda", "plus")
+BLOCKS_READ = {"lseg": 4, "clipseg": 3, "catseg": 2}    # of CLIP, by the kinds of model that read some
+TRAINED = (*OURS, *BLOCKS_READ, "zegclip")
 READ_BY = {  # an option, or all of a section: the kinds of model that read it; every kind reads the others
     "model.text_start": ESDA, "model.replace_indices": ESDA, "model.branch_rank": ESDA, "model.cls_twice": ESDA,
     "model.token_order": ESDA, "model.text_tokens": ESDA, "model.align_corners": ESDA, "loss.last": ESDA,
-    "loss.others": ESDA, "loss.sign": ESDA, "train.text_noise": ESDA, "model.interactor_layers": TRAINED,
-    "model.decoder": TRAINED, "model.decoder_channels": TRAINED, "plus": ("plus",),
+    "loss.others": ESDA, "loss.sign": ESDA, "train.text_noise": ESDA, "model.interactor_layers": OURS,
+    "model.decoder": OURS, "model.decoder_channels": OURS, "plus": ("plus",), "peers.prompts": ("zegclip",),
+    "peers.names": ("catseg",), "peers": tuple(BLOCKS_READ),
 }
 
 

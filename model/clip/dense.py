@@ -24,18 +24,25 @@ NEIGHBOURHOOD = 5.0     # patches, the standard deviation of the Gaussian in kk 
 
 
 class DenseEmbedding(NamedTuple):
-    """Last block's tokens (B, 1 + n, C), and V readings (B, V, n, D) fp32 of the patches as unit vectors."""
-    tokens: Tensor
-    joint: Tensor
+    """Encoding of B images by CLIP."""
+    tokens: Tensor          # (B, 1 + n, C), after the last block
+    joint: Tensor | None    # (B, V, n, D) fp32: V readings of the patches as unit vectors; None for no reading
+    taps: Tensor | None     # (B, T, 1 + n, C): tokens after the blocks that were asked for; None for none
 
 
-@torch.no_grad()
-def dense_clip(visual: VisionTransformer, images: Tensor, readings: tuple[str, ...] = ("output",)) -> DenseEmbedding:
-    """Encode normalised images (B, 3, H, W) in one pass of CLIP, read in each of ``readings``."""
+def dense_clip(visual: VisionTransformer, images: Tensor, readings: tuple[str, ...] = ("output",),
+               taps: tuple[int, ...] = ()) -> DenseEmbedding:
+    """Encode normalised images (B, 3, H, W) in one pass of CLIP, read in each of ``readings``.
+
+    taps: blocks, counted from 0, whose tokens are wanted, too.
+    """
     x = visual.embed(images)                                                 # (B, 1 + n, C)
     *blocks, last = visual.transformer.resblocks
-    for block in blocks:
+    after = {}
+    for i, block in enumerate(blocks):
         x = block(x)
+        if i in taps:
+            after[i] = x
     q, k, v = qkv = last.attn.heads_of(last.ln_1(x))                         # 3 x (B, heads, 1 + n, d)
     tokens = last.after_heads(x, qkv)
     joint = []
@@ -51,7 +58,9 @@ def dense_clip(visual: VisionTransformer, images: Tensor, readings: tuple[str, .
         else:
             y = last.attn.merge(F.scaled_dot_product_attention(q, q, v))
         joint.append(F.normalize(visual.project(y[:, 1:]).float(), dim=-1))  # (B, n, D)
-    return DenseEmbedding(tokens, torch.stack(joint, dim=1))
+    after[len(blocks)] = tokens
+    return DenseEmbedding(tokens, torch.stack(joint, dim=1) if readings else None,
+                          torch.stack([after[i] for i in taps], dim=1) if taps else None)
 
 
 def neighbourhood(height: int, width: int, device: torch.device | None = None) -> Tensor:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from model.clip.dense import dense_clip
 from model.clip.layers import Transformer
 from model.clip.text_encoder import TextEmbedding
-from model.esda import NamedSegmenter, Noise, Segmentation
+from model.esda import Noise, Segmentation
 from model.image_encoder import bilinear, min_max
 from model.mask_decoder import MaskDecoder
+from model.rivals import Comparing
 
 CHANNELS = ("raw", "standardised", "lead")
-SAME_NAME = 0.9999      # cosine from which on a rival is the name asked for; other words stay below it
 KERNEL = 3              # patches, side of the convolution that reads the maps (docs/plus.md)
 SHARPNESS = 10.0        # of the patches' affinity (docs/emoji.md)
 RIVAL_DROP = 0.2        # chance of a rival to be left out of a training sample (docs/plus.md)
@@ -30,14 +30,13 @@ class Views(NamedTuple):
     guide: Tensor | None    # of a guided mask decoder
 
 
-class ESDAPlus(NamedSegmenter):
+class ESDAPlus(Comparing):
     """ESDA+, wired together from parts that model/build.py makes.
 
     readings: names in model/clip/dense.py, one map each; the first one's lead is the prior.
     channels: names in CHANNELS, used of each map. scale: of cosines in them.
     presence_head: None: the mask alone decides.
     asks_clip: add CLIP's own score to presence in evaluation; its zero is uncalibrated, so it needs a threshold.
-    rivals (R, D): unit vectors, saved in the state_dict; None before ``set_rivals`` or a checkpoint.
     """
     asks_clip = True
 
@@ -46,16 +45,6 @@ class ESDAPlus(NamedSegmenter):
         super().__init__(*clip)
         self.interactor, self.decoder, self.presence_head = interactor, decoder, presence_head
         self.readings, self.channels, self.scale = tuple(readings), [CHANNELS.index(name) for name in channels], scale
-        self.register_buffer("rivals", None)
-
-    def set_rivals(self, names: Tensor) -> None:
-        """Set the rivals (R, D), *seen* classes alone: with unseen ones the model would know the test's names."""
-        self.rivals = F.normalize(names.detach().float(), dim=-1)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest) -> None:
-        if f"{prefix}rivals" in state_dict:     # as many as the checkpoint has, in place of any that were set
-            self.rivals = self.pixel_mean.new_empty(state_dict[f"{prefix}rivals"].shape)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def sample_noise(self, batch: int, text: TextEmbedding, text_share: float = 0.0) -> Noise:
         """Draw as ESDA's, without text noise: only the text's similarity is read."""
@@ -65,7 +54,7 @@ class ESDAPlus(NamedSegmenter):
     def before_names(self, images: Tensor) -> Views:
         """Encode uint8 RGB (B, 3, S, S) by one pass of the frozen CLIP."""
         pixels = self.normalise(images)
-        tokens, joint = dense_clip(self.image_encoder, pixels, self.readings)
+        tokens, joint, _ = dense_clip(self.image_encoder, pixels, self.readings)
         image = F.normalize(self.image_encoder.project(tokens[:, 0]).float(), dim=-1)
         with torch.autocast(images.device.type, enabled=False):
             rivals = joint @ self.rivals.T                                   # (B, V, n, R)
@@ -90,7 +79,7 @@ class ESDAPlus(NamedSegmenter):
         """Compute the three channels of each map, (B, V, 3, n) fp32. The mask reads the name nowhere else."""
         with torch.autocast(views.joint.device.type, enabled=False):
             name, match = self.match(views, text)
-            allowed = name @ self.rivals.T < SAME_NAME                       # (B, R): no name is a rival of its own
+            allowed = self.others(name)                                      # (B, R)
             if noise:
                 allowed = allowed & noise.rivals
             return similarity_channels(match, views.rivals, allowed, self.scale)

@@ -12,7 +12,7 @@ from model.build import build_model, embed_classes
 from model.clip.weights import read_clip
 from util.benchmark import Variant, make_data, read_or_make
 from util.config import ROOT, load, to_dict
-from util.options import Config
+from util.options import OURS, Config
 from util.run import checkpoint
 
 NAMES = ["circle", "star", "key", "umbrella", "house"]
@@ -20,13 +20,14 @@ SIDE = 64
 
 
 def checkpoint_of(kind: str, clip: Path, path: Path, threshold: float | None = None, foreground: float = 0.0) -> Path:
-    """A checkpoint of an untrained ESDA or ESDA+ on Shapes-5i, fold 0. Random weights do: masks are only compared.
+    """A checkpoint of an untrained model on Shapes-5i, fold 0. Random weights do: masks are only compared.
 
     threshold: of presence, in logits; None: the checkpoint has none. foreground: what is added to every evidence.
     """
     config = ROOT / "config" / "shapes" / f"{kind}.yaml"
+    ours = kind in OURS
     cfg = load(Config, config, [f"model.clip={clip}", f"model.size={SIDE}", "precision=fp32",
-                                "model.interactor_layers=1"])
+                                *["model.interactor_layers=1"] * ours])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         model = build_model(cfg)
@@ -35,7 +36,8 @@ def checkpoint_of(kind: str, clip: Path, path: Path, threshold: float | None = N
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and name.startswith("decoder") and name.endswith("weight"):
                 parameter.data *= 3  # logits far from 0
-        model.decoder.cls[-1].bias.data[1] += foreground
+        if ours:
+            model.decoder.cls[-1].bias.data[1] += foreground
     saved = {"model": model.trainable_state(), "epoch": 0, "clip": read_clip(clip).fingerprint, "config": to_dict(cfg)}
     checkpoint.save(path, {**saved, **({} if threshold is None else {"presence_threshold": threshold})})
     return path

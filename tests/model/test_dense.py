@@ -15,7 +15,7 @@ def encoder() -> VisionTransformer:
     encoder = VisionTransformer(SIDE, PATCH, WIDTH, 3, HEADS, 12).eval()
     for parameter in encoder.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)  # no bias of zero and no norm of one
-    return encoder
+    return encoder.requires_grad_(False)
 
 
 def by_formula(encoder: VisionTransformer, images: torch.Tensor, reading: str, grid: tuple[int, int]) -> torch.Tensor:
@@ -62,8 +62,15 @@ def test_each_reading_is_its_formula(reading, height, encoder):
 
 def test_readings_come_in_the_order_asked_for_and_without_gradient(encoder):
     images = torch.randn(1, 3, SIDE, SIDE)
-    tokens, joint = dense_clip(encoder, images, READINGS)
+    tokens, joint, _ = dense_clip(encoder, images, READINGS)
     assert joint.shape == (1, 4, 36, 12) and torch.equal(tokens, encoder(images))
     assert not joint.requires_grad and not tokens.requires_grad
     for k, reading in enumerate(READINGS):
         assert torch.equal(joint[:, k], dense_clip(encoder, images, (reading,)).joint[:, 0])
+
+
+def test_taps_are_the_tokens_after_the_blocks_asked_for(encoder):
+    images = torch.randn(1, 3, SIDE, SIDE)
+    _, joint, taps = dense_clip(encoder, images, (), (2, 0))
+    first = encoder.transformer.resblocks[0](encoder.embed(images))
+    assert joint is None and torch.equal(taps[:, 0], encoder(images)) and torch.equal(taps[:, 1], first)

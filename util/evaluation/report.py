@@ -53,7 +53,7 @@ def _test_names(experiment: Experiment, threshold: float | None) -> Evaluation:
 def _augmented(experiment: Experiment):
     """Build the predictor with the config's test-time augmentation, and the loader for it."""
     cfg, data = experiment.cfg.eval, experiment.data
-    augmentation = Augmentation(cfg.flip, cfg.zoom, cfg.refine)
+    augmentation = Augmentation(cfg.flip, cfg.refine)
     return (experiment.predictor(augmentation=augmentation, fill=data.fill),
             partial(data.loader, originals=any(augmentation)))
 

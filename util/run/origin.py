@@ -56,7 +56,8 @@ def changed_options(saved: dict, cfg: Config) -> dict[str, dict]:
         then = flat(to_dict(Config())) | flat(saved["config"])  # an option that came later was what its default is
     return {name: {"trained": trained, "now": now}
             for name, (trained, now) in differing(then, flat(to_dict(cfg))).items()
-            if name.startswith(("model.", "plus.", "data.names")) and changes_numbers(name) and not unread(name, cfg)}
+            if name.startswith(("model.", "plus.", "peers.", "data.names")) and changes_numbers(name)
+            and not unread(name, cfg)}
 
 
 def in_words(changed: dict[str, dict]) -> str:

@@ -10,11 +10,11 @@ from data.samples import exhaustive
 from data.transform import FITS
 from model.plus.pamr import refine
 from util.config import CONFIGS, Config, load
-from util.evaluation.augmented import BOXES, Augmentation, boxes_of
+from util.evaluation.augmented import Augmentation
 from util.evaluation.experiment import Experiment
 from util.evaluation.predictor import presence_of
 
-ALL = ["eval.flip=true", "eval.zoom=true", "eval.refine=3"]
+ALL = ["eval.flip=true", "eval.refine=3"]
 
 
 def image_of(*shape: int) -> np.ndarray:
@@ -35,53 +35,6 @@ def test_flip_is_the_mean_of_the_image_and_its_mirror_image():
         expected = image[:, :, 0] * ((image.shape[1] - 1) / 2) + name   # columns x and width - 1 - x
         assert np.allclose(margin, expected)
         assert presence == (float(image[0, 0, 0]) + float(image[0, -1, 0])) / 2
-
-
-def test_boxes_have_a_quarter_of_margin_and_are_small():
-    mask = np.zeros((100, 200), bool)
-    mask[10:18, 20:40] = True           # 2 rows and 5 columns of margin
-    mask[90:100, 0:8] = True            # at two borders: 2.5 is rounded to the even 2
-    mask[40:80, 60:140] = True          # with its margin 60 x 120, more than a quarter of the image
-    mask[2, 150] = True                 # a speck
-    assert boxes_of(mask) == [(slice(8, 20), slice(15, 45)), (slice(88, 100), slice(0, 10))]
-    assert boxes_of(np.zeros((10, 10), bool)) == [] and boxes_of(np.ones((10, 10), bool)) == []
-    many = np.zeros((100, 200), bool)
-    for row in range(0, 100, 10):
-        many[row:row + 6, 10:16 + row] = True
-    assert len(boxes_of(many)) == BOXES
-    assert boxes_of(many)[0] == (slice(88, 98), slice(0, 130))      # the largest, with 24 columns of margin
-    diagonal = np.zeros((30, 30), bool)
-    diagonal[2:5, 2:5] = diagonal[5:8, 5:8] = True                  # one region: corners touch
-    assert boxes_of(diagonal) == [(slice(0, 10), slice(0, 10))]
-
-
-@pytest.mark.parametrize("flip", [False, True])
-def test_zoom_looks_again_in_each_box_and_averages_there(flip):
-    images, names = [image_of(40, 40), image_of(60, 40), image_of(30, 30)], [1, 2, 3]
-    margins = [torch.full(image.shape[:2], -1.0) for image in images]
-    margins[0][10:14, 10:14] = 2.0
-    margins[0][10:14, 15:19] = 2.0      # whose box overlaps the first one's
-    margins[1][4:12, 4:12] = 3.0        # and nothing in the third
-    before, there, asked = [margin.clone() for margin in margins], [torch.tensor(5.0)] * 3, []
-
-    def find(crops, crop_names):
-        asked.extend(zip(crops, crop_names))
-        if crops[0].shape[0] == 40:     # whole mirror images
-            return [margin.flip(1) for margin in before], there
-        return [torch.full(crop.shape[:2], 8.0) for crop in crops], [torch.tensor(-9.0)] * len(crops)
-
-    found, presence = Augmentation(flip, zoom=True)(images, names, find, margins, there)
-    boxes = [(images[0], np.s_[9:15, 9:15]), (images[0], np.s_[9:15, 14:20]), (images[1], np.s_[2:14, 2:14])]
-    looks = asked[3 * flip:]
-    assert [name for _, name in looks] == [1, 1, 2] * (1 + flip)
-    for (crop, _), (image, box), turn in zip(looks, boxes * 2, [1, 1, 1, -1, -1, -1]):
-        assert np.array_equal(crop[:, ::turn], image[box])
-    expected = [margin.clone() for margin in before]
-    expected[0][9:15, 9:20] = (before[0][9:15, 9:20] + 8 / 2) / 1.5     # a crop weighs half
-    expected[0][9:15, 14] = (before[0][9:15, 14] + 8) / 2               # where both boxes lie
-    expected[1][2:14, 2:14] = (before[1][2:14, 2:14] + 8 / 2) / 1.5
-    assert all(torch.allclose(a, b) for a, b in zip(found, expected)) and presence == there
-    assert all(torch.equal(a, b) for a, b in zip(margins, before)), "the first looks stay as they were"
 
 
 def test_refine_is_that_of_the_image():
