@@ -1,4 +1,5 @@
 """Pretraining data of the miniature CLIP: scenes with captions, and mosaics of four single-object scenes."""
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.shapes.artwork import artwork
+from data.shapes.artwork import artwork, pictures
 from data.shapes.scene import Style, scene
 from model.clip.errors import WeightsError
 from model.clip.tokenizer import Tokenizer
@@ -38,13 +39,13 @@ class Captioned(Dataset):
     """Pairs of a stage of config/*/pretrain.yaml; pair i is a pure function of (seed, i).
 
     patch: side in px; attributes: probabilities that a caption tells colour, size, place; artists: of the pictures, one
-    for each; none: silhouettes.
+    for each; none: silhouettes; other_words: probability that a caption says a synonym (artists' pictures have some).
     """
 
     def __init__(self, stage, names: list[str], seed: int, context_length: int, patch: int, attributes: list[float],
-                 artists: list[str] = ()):
+                 artists: list[str] = (), other_words: float = 0):
         self.stage, self.names, self.seed, self.context_length = stage, names, seed, context_length
-        self.artists = artists
+        self.artists, self.other_words = artists, other_words
         self.patch, self.attributes, self.tokenize = patch, attributes, Tokenizer()
         self.single, self.several = single_object(stage), Style(stage.side, tuple(stage.objects), tuple(stage.diameter))
 
@@ -83,17 +84,28 @@ class Captioned(Dataset):
 
     def _pair(self, image: np.ndarray, told: list, tile_of: np.ndarray, rng: np.random.Generator) -> Pair:
         things = [thing for tile in told for thing in tile]
+        words = said([thing.name for thing in things], self.other_words, rng)
         try:
-            text = caption(things, sum(self.stage.single_diameter) / 2, self.attributes, rng)
+            text = caption([replace(thing, name=word) for thing, word in zip(things, words)],
+                           sum(self.stage.single_diameter) / 2, self.attributes, rng)
             tokens = self.tokenize(text, self.context_length)[0]
         except WeightsError:  # too long with all its things and their attributes
-            tokens = self.tokenize(" and ".join(f"a {thing.name}" for thing in things[-FEW:]), self.context_length)[0]
+            tokens = self.tokenize(" and ".join(f"a {word}" for word in words[-FEW:]), self.context_length)[0]
         tiles = torch.zeros(TILES, len(self.names))
         for t, tile in enumerate(told):
             tiles[t, [self.names.index(thing.name) for thing in tile]] = 1 / max(1, len(tile))
         named = tiles.any(0).float()
         return Pair(torch.from_numpy(image).permute(2, 0, 1).contiguous(), tokens, named / named.sum(), tiles,
                     torch.from_numpy(tile_of).flatten())
+
+
+def said(names: list[str], other_words: float, rng: np.random.Generator) -> list[str]:
+    """Replace each name, with probability ``other_words``, by one of its synonyms, if it has any."""
+    if not other_words:
+        return names
+    synonyms = [pictures()[name].synonyms for name in names]
+    return [str(rng.choice(others)) if others and rng.random() < other_words else name
+            for name, others in zip(names, synonyms)]
 
 
 def single_object(stage) -> Style:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Subset
 
 from data.folds import Classes
 from data.shapes.artwork import artwork, pictures
-from data.shapes.captioned import TILES, Captioned, Pair, single_object
+from data.shapes.captioned import TILES, Captioned, Pair, said, single_object
 from data.shapes.scene import Style, scene
 from data.shapes.silhouettes import silhouette
 from model.clip.clip import CLIP
@@ -99,7 +99,6 @@ def train(cfg: SimpleNamespace, names: list[str]) -> CLIP:
     cv2.setNumThreads(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clip, tokenize, part = new_clip(cfg).to(device), Tokenizer(), Path(f"{cfg.out}.part")
-    prompts = [tokenize([p.format(n) for n in names], cfg.context_length).to(device) for p in PROMPTS]
     saved = torch.load(part, weights_only=True) if part.is_file() else {}
     if saved and saved["options"] != repr(cfg):
         raise UserError(f"{part}: was left by other options; remove it, or take those again")
@@ -114,7 +113,8 @@ def train(cfg: SimpleNamespace, names: list[str]) -> CLIP:
             clip.load_state_dict(saved["clip"])
             optimizer.load_state_dict(saved["optimizer"])
             first = saved["batch"]
-        dataset = Captioned(stage, names, cycle.seed, cfg.context_length, cfg.patch, cycle.attributes, cfg.artists)
+        dataset = Captioned(stage, names, cycle.seed, cfg.context_length, cfg.patch, cycle.attributes, cfg.artists,
+                            cfg.other_words)
         loader = DataLoader(Subset(dataset, range(first * cfg.batch_size, len(dataset))), cfg.batch_size,
                             num_workers=cfg.workers, drop_last=True, worker_init_fn=start_worker)
         bar, last = progress(loader, f"pretraining at {stage.side} px", first + len(loader), first), time.monotonic()
@@ -123,7 +123,9 @@ def train(cfg: SimpleNamespace, names: list[str]) -> CLIP:
             at = step + batch
             set_share(optimizer, min(1.0, at / max(1, cycle.warmup * steps),
                                      (steps - at + 1) / max(1, cycle.decay * steps)))
-            pairs, prompt = Pair(*(part.to(device) for part in pairs)), prompts[(at - 1) % len(prompts)]
+            pairs = Pair(*(part.to(device) for part in pairs))
+            words, sentence = said(names, cfg.other_words, np.random.default_rng(at)), PROMPTS[(at - 1) % len(PROMPTS)]
+            prompt = tokenize([sentence.format(word) for word in words], cfg.context_length).to(device)
             with autocast(device, "auto"):
                 loss = contrastive_loss(clip, normalise(pairs.image), pairs, prompt, stage.keep, cycle)
             loss.backward()

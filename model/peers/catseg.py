@@ -1,10 +1,10 @@
-"""CAT-Seg: aggregation of the cost volume between patches and names (Cho 2024, figure 2).
+"""CAT-Seg: aggregation of the cost volume between patches and names (Cho 2024, arXiv 2303.11797).
 
-The cost of a patch for a name is the cosine of their CLIP embeddings (equation 1), the patch's read without the last
-block's pooling (``value`` in model/clip/dense.py). A convolution embeds each name's cost map; layers then aggregate it
-over places, guided by the image's tokens (equation 3), and over names at each place, guided by the names' embeddings
-(equation 4). Two transposed convolutions, guided by earlier blocks' tokens, bring it to a quarter of a patch (section
-3.5). The queries and values of CLIP's image encoder are tuned with it (section 3.6), the rest of CLIP is frozen.
+The cost of a patch for a name is the cosine of their CLIP embeddings, the patch's read without the last block's pooling
+(``value`` in model/clip/dense.py). A convolution embeds each name's cost map; layers then aggregate it over places,
+guided by the patches' embeddings, and over names at each place, guided by the names'. Two transposed convolutions,
+guided by earlier blocks' tokens, bring it to a quarter of a patch. The queries and values of CLIP's image encoder are
+tuned with it, the rest of CLIP is frozen.
 
 The class aggregation sees several names at once: the one asked for and, of the fold's *seen* names, the few that CLIP
 finds most in the image, in training and in testing alike. No unseen name stands beside another. Changed, too: attention
@@ -24,18 +24,18 @@ from model.esda import Segmentation
 from model.image_encoder import bilinear, min_max
 from model.rivals import Comparing
 
-LAYERS = 2          # of aggregation (section 4.2)
+LAYERS = 2          # of aggregation; this and what follows as the authors' configuration
 HEADS = 4
 KERNEL = 7          # patches, of the convolution that embeds costs
-CLIP_RATE = 0.01    # learning rate of CLIP's queries and values beside the rest's (section 4.2: 2e-6 and 2e-4)
+CLIP_RATE = 0.01    # learning rate of CLIP's queries and values beside the rest's, 2e-6 and 2e-4
 
 
 class Costs(NamedTuple):
     """Encoding of B images before a name is given."""
     joint: Tensor       # (B, n, D) patches and
     image: Tensor       # (B, D) image in CLIP's joint embedding, unit vectors
-    tokens: Tensor      # (B, n, width) the last block's tokens, narrowed: the guidance of places
-    taps: Tensor        # (B, 2, n, C) earlier blocks' tokens, the deeper first
+    look: Tensor        # (B, n, width) what guides the aggregation over places
+    taps: Tensor        # (B, 2, n, C) earlier blocks' tokens, the shallower first
 
 
 class CATSeg(Comparing):
@@ -47,12 +47,13 @@ class CATSeg(Comparing):
 
     def __init__(self, *clip, blocks: list[int], width: int, names: int):
         super().__init__(*clip)
-        self.taps, self.names = tuple(reversed(blocks)), names
+        self.taps, self.names = tuple(blocks), names
         encoder_width, embed_dim = self.image_encoder.proj.shape
-        for block in self.image_encoder.transformer.resblocks:
-            register_parametrization(block.attn, "in_proj_weight", QueryValue(encoder_width))
+        *inner, last = self.image_encoder.transformer.resblocks
+        for block in (*inner, last):    # the costs read no queries of the last block
+            register_parametrization(block.attn, "in_proj_weight", QueryValue(encoder_width, block is not last))
         self.embed = nn.Conv2d(1, width, KERNEL, padding=KERNEL // 2)
-        self.narrow, self.guide = nn.Linear(encoder_width, width), nn.Linear(embed_dim, width)
+        self.look, self.guide = nn.Conv2d(embed_dim, width, 3, padding=1), nn.Linear(embed_dim, width)
         self.places = nn.ModuleList(GuidedBlock(width) for _ in range(LAYERS))
         self.classes = nn.ModuleList(GuidedBlock(width) for _ in range(LAYERS))
         self.up = nn.ModuleList(Upsample(width >> i, width >> (i + 1), encoder_width) for i in range(len(blocks)))
@@ -62,7 +63,9 @@ class CATSeg(Comparing):
         """Encode uint8 RGB (B, 3, S, S) by CLIP with its tuned queries and values."""
         tokens, joint, taps = dense_clip(self.image_encoder, self.normalise(images), ("value",), self.taps)
         image = F.normalize(self.image_encoder.project(tokens[:, 0]).float(), dim=-1)
-        return Costs(joint[:, 0], image, self.narrow(tokens[:, 1:]), taps[:, :, 1:])
+        places = joint[:, 0].transpose(1, 2).unflatten(2, self.image_encoder.grid_of(images.shape[2:]))
+        look = F.relu(self.look(places)).flatten(2).transpose(1, 2)
+        return Costs(joint[:, 0], image, look, taps[:, :, 1:])
 
     def segment(self, shared: Costs, text: TextEmbedding, size: tuple[int, int], noise=None) -> Segmentation:
         """Segment B images for B names, at the input's ``size``; deterministic."""
@@ -70,7 +73,7 @@ class CATSeg(Comparing):
         with torch.autocast(shared.joint.device.type, enabled=False):
             names = self.beside(F.normalize(text.cls.float(), dim=-1), shared.image)           # (B, N, D)
             cost = names @ shared.joint.float().transpose(1, 2)                                # (B, N, n)
-        x = self.aggregate(cost, shared.tokens, self.guide(names), grid)[:, 0]                 # (B, n, width)
+        x = self.aggregate(cost, shared.look, self.guide(names), grid)[:, 0]                 # (B, n, width)
         x = x.transpose(1, 2).unflatten(2, grid)
         for i, up in enumerate(self.up):
             x = up(x, shared.taps[:, i].transpose(1, 2).unflatten(2, grid))
@@ -86,11 +89,11 @@ class CATSeg(Comparing):
         likely = (image @ self.rivals.T).masked_fill(~self.others(name), -torch.inf)           # (B, R)
         return torch.cat([name[:, None], self.rivals[likely.topk(count, dim=1).indices]], dim=1)
 
-    def aggregate(self, cost: Tensor, tokens: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Aggregate costs (B, N, n), guided by tokens (B, n, width) and text (B, N, width): (B, N, n, width)."""
+    def aggregate(self, cost: Tensor, look: Tensor, text: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Aggregate costs (B, N, n), guided by look (B, n, width) and text (B, N, width): (B, N, n, width)."""
         batch, names, places = cost.shape
         x = self.embed(cost.flatten(0, 1).unflatten(1, grid)[:, None]).flatten(2).transpose(1, 2)   # (B N, n, width)
-        of_places = tokens[:, None].expand(-1, names, -1, -1).flatten(0, 1)
+        of_places = look[:, None].expand(-1, names, -1, -1).flatten(0, 1)
         of_names = text[:, None].expand(-1, places, -1, -1).flatten(0, 1)
         for over_places, over_names in zip(self.places, self.classes):
             x = over_places(x, of_places)
@@ -103,16 +106,18 @@ class CATSeg(Comparing):
 class QueryValue(nn.Module):
     """What training adds to a frozen in_proj_weight (3 C, C): to its queries and values, at CLIP_RATE."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, query: bool):
         super().__init__()
-        self.query, self.value = (nn.Parameter(torch.zeros(width, width)) for _ in range(2))
+        self.query = nn.Parameter(torch.zeros(width, width)) if query else None
+        self.value = nn.Parameter(torch.zeros(width, width))
 
     def forward(self, frozen: Tensor) -> Tensor:
-        return frozen + CLIP_RATE * torch.cat([self.query, torch.zeros_like(self.query), self.value])
+        none = torch.zeros_like(self.value)
+        return frozen + CLIP_RATE * torch.cat([none if self.query is None else self.query, none, self.value])
 
 
 class GuidedBlock(nn.Module):
-    """Transformer block whose queries and keys read a guidance, too, and whose values do not (equations 3 and 4)."""
+    """Transformer block whose queries and keys read a guidance, too, and whose values do not."""
 
     def __init__(self, width: int):
         super().__init__()

@@ -1,8 +1,8 @@
 """CLIPSeg: a small transformer that reads three layers of the frozen CLIP (Lueddecke and Ecker 2022, figure 2).
 
 The decoder goes from the deepest layer read to the shallowest, adds each to what it has (U-Net's skips), and tells the
-name once, after the first of them, by FiLM (section 3): a scale and a shift of every channel, linear in the name's
-embedding. A transposed convolution makes the mask's one logit a pixel (equation 1).
+name once, before its first block, by FiLM: a scale and a shift of every channel, linear in the name's embedding. A
+transposed convolution makes the mask's one logit a pixel.
 
 Module names are those of the authors' state dict (rd64-uni), so that convert.py can take it.
 """

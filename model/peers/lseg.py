@@ -1,9 +1,9 @@
-"""LSeg: a dense image embedding matched with words (Li 2022, "Language-driven Semantic Segmentation", figure 2).
+"""LSeg: a dense image embedding matched with words (Li 2022, arXiv 2201.03546).
 
-The image encoder is trained as a whole; its tokens after four blocks become one dense embedding (DPT, Ranftl 2021,
-figure 1). A pixel's logit of a label is its embedding's inner product with the label's (equation 1), and blocks of
-spatial regularisation, which treat all labels alike, smooth these maps (section 3.2, figure 4). As in the paper's
-zero-shot test on PASCAL-5i, an image is asked for two labels: the name, and "others".
+The image encoder is trained as a whole; its tokens after four blocks become one dense embedding (DPT, Ranftl 2021). A
+pixel's logit of a label is its embedding's inner product with the label's, over a temperature. Blocks of spatial
+regularisation, which treat all labels alike, then smooth these maps. As in the authors' zero-shot test on PASCAL-5i, an
+image is asked for two labels: the name, and "others" (their code for that test has no such blocks).
 """
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ from model.clip.text_encoder import TextEmbedding
 from model.esda import NamedSegmenter, Segmentation
 from model.image_encoder import bilinear, min_max
 
-SCALES = (4, 2, 1, 0.5)     # cells a patch's side of the four reassembled maps (DPT, section 3.1)
-REGULARISED = 2             # blocks (section 4.1: depth 2 of bottleneck blocks)
-TEMPERATURE = 0.07          # of the inner products at the start (section 3.2), trained in the form of CLIP's scale
+SCALES = (4, 2, 1, 0.5)     # cells a patch's side of the four reassembled maps (DPT)
+REGULARISED = 2             # blocks; LSeg's ablation finds two best
+TEMPERATURE = 0.07          # LSeg's, fixed
 
 
 class Dense(NamedTuple):
@@ -42,7 +42,6 @@ class LSeg(NamedSegmenter):
         self.register_buffer("others", F.normalize(others.detach().float(), dim=-1))
         self.dense = DensePrediction(encoder_width, width, embed_dim)
         self.regularise = nn.ModuleList(Bottleneck() for _ in range(REGULARISED))
-        self.log_scale = nn.Parameter(torch.tensor(1 / TEMPERATURE).log())
 
     def before_names(self, images: Tensor) -> Dense:
         """Embed uint8 RGB (B, 3, S, S) densely; names take no part."""
@@ -57,7 +56,7 @@ class LSeg(NamedSegmenter):
             maps = torch.cat([self.others @ pixels, name @ pixels], dim=1)           # (B, 2, h' w') cosines
             maps = maps.unflatten(2, shared.pixels.shape[2:])
             prior = F.adaptive_avg_pool2d(maps[:, 1:], self.image_encoder.grid_of(size))
-            logits = self.log_scale.exp() * maps
+            logits = maps / TEMPERATURE
             for block in self.regularise[:-1]:
                 logits = F.leaky_relu(block(logits))
             logits = self.regularise[-1](logits)

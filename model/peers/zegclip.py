@@ -1,12 +1,12 @@
 """ZegCLIP: patches matched with a name that has been related to the whole image (Zhou 2023, figure 2).
 
-CLIP stays frozen; learned prompt tokens join those of the image in every block (deep prompt tuning, section 3.3). The
-name's embedding t meets the image's global one g in the relationship descriptor (equation 8): a linear layer of
-[t * g, t], so that a name which the image does not show starts away from all patches. It is then the query of a light
-decoder over the patches' joint embeddings (section 3.2): a layer's attention scores are a mask, and the masks of all
-layers are summed (SegViT, Zhang 2022, section 3.2).
+CLIP stays frozen; learned prompt tokens join those of the image in every block (deep prompt tuning). The name's
+embedding t meets the image's global one g in the relationship descriptor: a linear layer of [t * g, t], so that a name
+which the image does not show starts away from all patches. It is then the query of a light decoder over the patches'
+joint embeddings: the last layer's attention scores are the mask (as in SegViT, Zhang 2022).
 
-The paper's loss is focal and dice; here, as for all heads, the mask's cross-entropy. Names do not see each other.
+Left out: losses on the earlier layers' scores, several attention heads, dropout, and the handicap of seen names in the
+generalised test. The paper's loss is focal and dice; here, as for all heads, it is the mask's cross-entropy.
 """
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from model.clip.text_encoder import TextEmbedding
 from model.esda import NamedSegmenter, Segmentation
 from model.image_encoder import bilinear, min_max
 
-LAYERS = 3      # of the decoder (section 4.2)
+LAYERS = 3      # of the decoder (the authors' configuration)
 PROMPT_STD = 0.02
 
 
@@ -53,13 +53,10 @@ class ZegCLIP(NamedSegmenter):
     def segment(self, shared: Prompted, text: TextEmbedding, size: tuple[int, int], noise=None) -> Segmentation:
         """Segment B images for B names, at the input's ``size``; deterministic."""
         query = self.relate(relationship(text.cls.float(), shared.image))[:, None]             # (B, 1, D)
-        margin = 0
-        for i, match in enumerate(self.match):
-            scores = match(query, shared.patches)                            # (B, 1, n)
-            margin = margin + scores.float()
-            if i < len(self.update):
-                query = self.update[i](query, scores, shared.patches)
-        margin = margin.unflatten(2, self.image_encoder.grid_of(size))       # (B, 1, h, w)
+        for match, update in zip(self.match, self.update):
+            query = update(query, match(query, shared.patches), shared.patches)
+        scores = self.match[-1](query, shared.patches).float()               # (B, 1, n)
+        margin = scores.unflatten(2, self.image_encoder.grid_of(size))       # (B, 1, h, w)
         logits = bilinear(torch.cat([torch.zeros_like(margin), margin], dim=1), size)
         return Segmentation(logits, min_max(margin.flatten(1)).view_as(margin))
 
@@ -69,7 +66,7 @@ class ZegCLIP(NamedSegmenter):
 
 
 def relationship(text: Tensor, image: Tensor) -> Tensor:
-    """Concatenate t * g and t (equation 8) of text and image (B, D), both at length sqrt(D): (B, 2 D)."""
+    """Concatenate t * g and t of text and image (B, D), both at length sqrt(D): (B, 2 D)."""
     length = text.shape[-1] ** 0.5      # so that both halves enter the linear layer with numbers about 1
     t, g = (length * F.normalize(x, dim=-1) for x in (text, image))
     return torch.cat([t * g, t], dim=-1)
