@@ -54,6 +54,11 @@ def names_of(cfg: SimpleNamespace) -> list[str]:
     return list(pictures()) if cfg.artists else Classes.read(cfg.classes).names
 
 
+def first_synonyms(names: list[str]) -> list[str]:
+    """Replace each picture's name by its first synonym, if it has any."""
+    return [(pictures()[name].synonyms or [name])[0] for name in names]
+
+
 def new_clip(cfg: SimpleNamespace) -> CLIP:
     """Build a CLIP with random weights and heads of 64 channels, as in every CLIP."""
     return CLIP(VisionTransformer(cfg.cycles[0].stages[0].side, cfg.patch, cfg.vision_width, cfg.vision_layers,
@@ -69,10 +74,14 @@ def normalise(images: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def accuracy(clip: CLIP, names: list[str], style: Style, count: int = 2000, picture_of=silhouette) -> float:
-    """Compute zero-shot top-1, in 0..1, of fresh single-object images against "a photo of a NAME" for all names."""
+def accuracy(clip: CLIP, names: list[str], style: Style, count: int = 2000, picture_of=silhouette,
+             words: list[str] | None = None) -> float:
+    """Compute zero-shot top-1, in 0..1, of fresh single-object images against "a photo of a NAME" for all names.
+
+    words: other ones to ask by, one a name; None: the names.
+    """
     device = clip.logit_scale.device
-    prompts = Tokenizer()([f"a photo of a {name}" for name in names], clip.text.context_length)
+    prompts = Tokenizer()([f"a photo of a {word}" for word in words or names], clip.text.context_length)
     text = clip.encode_text(prompts.to(device))
     right = 0
     for start in range(0, count, 250):
@@ -194,9 +203,11 @@ def main() -> None:
     names = names_of(cfg)
     clip, style = train(cfg, names), single_object(cfg.cycles[-1].stages[-1])
     for artist in cfg.artists or ["silhouettes"]:
-        top1 = accuracy(clip, names, style, picture_of=partial(artwork, artist) if cfg.artists else silhouette)
-        print(f"{cfg.out}: image-to-text top-1 {top1:.4f} on 2000 fresh images of one object, {artist}, {len(names)} "
-              f"names")
+        drawn = partial(artwork, artist) if cfg.artists else silhouette
+        for how, words in {"": names, **({" by synonyms": first_synonyms(names)} if cfg.artists else {})}.items():
+            top1 = accuracy(clip, names, style, picture_of=drawn, words=words)
+            print(f"{cfg.out}: image-to-text top-1 {top1:.4f}{how} on 2000 fresh images of one object, {artist}, "
+                  f"{len(names)} names")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class ZegCLIP(NamedSegmenter):
         """Encode uint8 RGB (B, 3, S, S); the prompts' own outputs are dropped after each block."""
         x, count = self.image_encoder.embed(self.normalise(images)), self.prompts.shape[1]
         for prompts, block in zip(self.prompts, self.image_encoder.transformer.resblocks):
-            x = block(torch.cat([x[:, :1], prompts.to(x.dtype).expand(len(x), -1, -1), x[:, 1:]], dim=1))
+            x = block(torch.cat([x[:, :1], prompts.to(x.dtype).expand(x.shape[0], -1, -1), x[:, 1:]], dim=1))
             x = torch.cat([x[:, :1], x[:, 1 + count:]], dim=1)
         joint = self.image_encoder.project(x).float()                        # (B, 1 + n, D)
         return Prompted(joint[:, 0], joint[:, 1:])

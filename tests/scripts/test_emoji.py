@@ -19,13 +19,13 @@ def cut(tmp_path_factory) -> list[str]:
             "data.workers=0", "precision=fp32", "device=cpu"]
 
 
-@pytest.mark.parametrize("artist, least", [("val", 28), ("other", 6)])
+@pytest.mark.parametrize("artist, least", [("val", 35), ("other", 15)])
 def test_the_shipped_checkpoint_knows_unseen_names_by_either_artist(artist, least, cut, tmp_path):
     other_list = [option.replace("/val.txt", f"/{artist}.txt") for option in cut]
     done = in_process("test.py", "--config", CONFIG, *other_list, f"exp={tmp_path}", f"weights={SHIPPED}")
     assert done.returncode == 0, done.stderr
     found = results(run_folder(tmp_path, "plus", dataset="emoji"))
-    assert found["miou"] > least and found["name_auc"] > 0.7 and "not_zero_shot" not in found  # 40 and 19 on 800 images
+    assert found["miou"] > least and found["name_auc"] > 0.7 and "not_zero_shot" not in found  # 56 and 38 on 800 images
 
 
 def test_it_trains(cut, tmp_path):

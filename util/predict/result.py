@@ -12,14 +12,16 @@ from torch import Tensor
 from util.predict.overlay import overlay, palette
 from util.runtime import rle
 
+SURE = 1e-6     # a score nearer to 0 or 1 counts as this far
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """K names in an image of (H, W) pixels; what is large is computed when it is first asked for.
 
-    A name takes part if its score reaches the threshold. A pixel goes to the highest positive logit margin of those,
-    rival words among them, so masks do not overlap; with ``separate`` each gets all pixels of positive margin of its
-    own. A name is *found* if its mask is not empty.
+    A name takes part if its score reaches the threshold. Where several of those, rival words among them, have a
+    positive logit margin, a pixel goes to the highest sum of margin and score (as a logit), so masks do not overlap;
+    with ``separate`` each gets all pixels of positive margin of its own. A name is *found* if its mask is not empty.
     """
     image: np.ndarray           # (H, W, 3) uint8 RGB, upright
     names: list[str]
@@ -42,13 +44,15 @@ class Result:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Labels (H, W) uint8: 0 none, k + 1 where name k has the highest margin of all that take part."""
+        """Labels (H, W) uint8: 0 none, k + 1 where name k has the highest claim of all that take part."""
         labels = np.zeros(self.image.shape[:2], np.uint8)
-        highest = np.zeros(labels.shape, np.float32)  # that a name must exceed
+        highest = np.full(labels.shape, -np.inf, np.float32)
+        sure = self._scores.clip(SURE, 1 - SURE)
         for k in np.flatnonzero(self._scores >= self.threshold):
             margin = self.margin(k)
-            labels[margin > highest] = k + 1
-            np.maximum(highest, margin, out=highest)
+            claim = margin + np.log(sure[k] / (1 - sure[k]))
+            wins = (margin > 0) & (claim > highest)
+            labels[wins], highest[wins] = k + 1, claim[wins]
         labels[labels > len(self.names)] = 0
         return labels
 
@@ -110,7 +114,9 @@ class Result:
     def fact(self, k: int) -> str:
         if self.found[k]:
             return f"{self.scores[k]:.2f} ({100 * self.shares[k]:.1f} %)"
-        why = ", its places went to others" if self.scores[k] >= self.threshold and self.scores[k] > 0.5 else ""
+        why = ""
+        if self.scores[k] >= max(self.threshold, 0.5):
+            why = ", its places went to others" if (self.margin(k) > 0).any() else ", but at no place"
         return f"not found ({self.scores[k]:.2f}{why})"
 
 

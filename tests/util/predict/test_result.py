@@ -33,6 +33,12 @@ def test_names_compete_where_they_overlap_and_rivals_are_not_reported():
     assert separate.masks.tolist() == [[[True, True, False, False]], [[False, True, True, False]]]
     alone = made([ONE, OTHER], ["a"], ["b"])
     assert alone.labels.tolist() == [[1, 0, 0, 0]] and len(alone.masks) == len(alone.scores) == 1
+    surer = made([ONE, OTHER], ["a", "b"], scores=[0.99, 0.6])      # logits of 4.6 and 0.4: 3 + 4.6 against 4 + 0.4
+    assert surer.labels.tolist() == [[1, 1, 2, 0]]
+    sure = made([ONE, OTHER], ["a", "b"], scores=[1, 1])
+    assert sure.labels.tolist() == [[1, 2, 2, 0]], "certain names compete by their margins"
+    nowhere = made([ONE, [[-1, -1, -1, -1]], [[1, -2, -2, -2]]], ["a", "b", "c"])
+    assert "b not found (0.90, but at no place), c not found (0.90, its places went" in nowhere.summary()
     assert made([ONE, OTHER], ["a"], ["b"], scores=[0.9, 0.1]).labels.tolist() == [[1, 1, 0, 0]], "it is not there"
 
 
