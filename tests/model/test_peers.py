@@ -206,6 +206,27 @@ def test_catseg_aggregates_costs_over_places_and_over_names(weights):
     assert torch.allclose(found, x, atol=1e-5)
 
 
+def test_catseg_upsamples_the_asked_name_with_the_shallower_block_first(weights):
+    model, text, _ = made(weights, "catseg")
+    images = images_of(1)
+    with torch.no_grad():
+        shared = model.before_names(images)
+        names = model.beside(F.normalize(text.cls[2:3], dim=-1), shared.image)
+        x = model.aggregate(names @ shared.joint.transpose(1, 2), shared.look, model.guide(names), (4, 4))[:, 0]
+        x = x.transpose(1, 2).unflatten(2, (4, 4))
+        tokens = model.image_encoder.embed(model.normalise(images))
+        for i, block in enumerate(model.image_encoder.transformer.resblocks):
+            tokens = block(tokens)
+            if i in (0, 2):
+                up, guide = model.up[i // 2], tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+                x = up.rise(x)
+                guide = F.interpolate(up.narrow(guide), size=x.shape[2:], mode="bilinear", align_corners=False)
+                x = up.mix(torch.cat([x, guide], dim=1))
+        margin = F.interpolate(model.head(x), size=(32, 32), mode="bilinear", align_corners=False)[0, 0]
+        found = model(images, text[[2]]).logits[0]
+    assert torch.allclose(found[1] - found[0], margin, atol=1e-4)
+
+
 def test_catseg_sees_only_seen_names_beside_the_one_asked_for(weights):
     model, text, _ = made(weights, "catseg")
     seen = F.normalize(text.cls[[i - 1 for i in SEEN]], dim=-1)

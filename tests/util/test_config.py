@@ -112,6 +112,8 @@ def test_a_file_that_is_no_config_is_named_in_one_line(tmp_path, text, reason):
 # Options that a kind of model does not read
 
 @pytest.mark.parametrize("name, override, needed", [
+    ("catseg", "peers.prompts=5", "zegclip"), ("zegclip", "peers.width=128", "lseg or clipseg or catseg"),
+    ("plus", "peers.names=4", "catseg"), ("catseg", "peers.names=4", None), ("catseg", "model.decoder=guided", "esda"),
     ("esda", "plus.rivals=none", "plus"), ("esda", "plus.maps=[kk]", "plus"),
     ("naclip", "model.decoder=guided", "esda or plus"),
     ("plus", "model.text_tokens=false", "kind=esda"), ("plus", "model.branch_rank=1", "kind=esda"),
@@ -217,6 +219,8 @@ def test_a_value_that_cannot_work_is_refused_before_anything_starts(override):
 
 
 @pytest.mark.parametrize("config, overrides, named", [
+    ("lseg", ["peers.blocks=[0, 1, 2]"], "4 blocks for lseg"), ("catseg", ["peers.blocks=[2, 1]"], "in order"),
+    ("clipseg", ["peers.width=96"], "multiple of 64"),
     ("released", ["model.decoder=guided"], "model.align_corners"), ("plus", ["train.absent_names=0"], "presence_head"),
     *(("esda", ["eval.protocol=generalised", option], "eval.flip and eval.refine")
       for option in ("eval.flip=true", "eval.refine=10"))])

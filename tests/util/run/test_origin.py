@@ -51,6 +51,8 @@ def test_options_of_the_model_that_differ_from_training_are_named():
     assert sorted(changed) == ["data.names", "model.align_corners", "model.token_order"]
     assert changed["model.token_order"] == {"trained": "described", "now": "released"}
     assert "model.align_corners (trained with False, now True)" in in_words(changed)
+    heads = [load(Config, ROOT / "config/pascal/catseg.yaml", [f"peers.names={names}"]) for names in (16, 4)]
+    assert sorted(changed_options({"config": to_dict(heads[0])}, heads[1])) == ["peers.names"]
     older = to_dict(config())
     del older["model"]["token_order"]   # of a version that had no such option
     assert changed_options({"config": older}, tested)["model.token_order"]["trained"] == "described"
