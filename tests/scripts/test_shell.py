@@ -16,7 +16,7 @@ def bash(*command, **environment) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("command, environment, named", [
-    (["train.sh", "pascl"], {}, "config/pascl/esda.yaml: no such file; DATASET is one of: coco/clsclip coco "),
+    (["train.sh", "pascl"], {}, "config/pascl/esda.yaml: no such file; DATASET is one of: coco/catseg "),
     (["test.sh", "shapes"], {}, "usage"), (["train.sh"], {"GPUS": "3,4"}, "take CUDA_VISIBLE_DEVICES=3 or NPROC"),
     (["train.sh", "pascal", "all"], {"GPUS": "0", "NPROC": "2"}, "GPUS is for all folds"),
     (["train.sh"], {"NNODES": "2"}, "MASTER_ADDR"), (["train.sh"], {"NPROC": "abc"}, "abc"),
