@@ -39,10 +39,10 @@ class Costs(NamedTuple):
 
 
 class CATSeg(Comparing):
-    """CAT-Seg.
+    """CAT-Seg; the ``prior`` is the asked name's cost map.
 
-    clip: NamedSegmenter's arguments; blocks: two, from 0, whose tokens guide the upsampling, the shallower first;
-    width: of the cost embedding; names: at most so many in the class aggregation, the one asked for among them.
+    clip: NamedSegmenter's arguments; blocks: two, from 0, that guide the upsampling, the shallower first; width: of the
+    cost embedding; names: at most so many in the class aggregation, the one asked for among them.
     """
 
     def __init__(self, *clip, blocks: list[int], width: int, names: int):
@@ -54,8 +54,7 @@ class CATSeg(Comparing):
             register_parametrization(block.attn, "in_proj_weight", QueryValue(encoder_width, block is not last))
         self.embed = nn.Conv2d(1, width, KERNEL, padding=KERNEL // 2)
         self.look, self.guide = nn.Conv2d(embed_dim, width, 3, padding=1), nn.Linear(embed_dim, width)
-        self.places = nn.ModuleList(GuidedBlock(width) for _ in range(LAYERS))
-        self.classes = nn.ModuleList(GuidedBlock(width) for _ in range(LAYERS))
+        self.places, self.classes = (nn.ModuleList(GuidedBlock(width) for _ in range(LAYERS)) for _ in range(2))
         self.up = nn.ModuleList(Upsample(width >> i, width >> (i + 1), encoder_width) for i in range(len(blocks)))
         self.head = nn.Conv2d(width >> len(blocks), 1, 3, padding=1)
 

@@ -9,9 +9,11 @@ Module names are those of the authors' state dict (rd64-uni), so that convert.py
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.clip.dense import dense_clip
+from model.clip.layers import Attention
 from model.clip.text_encoder import TextEmbedding
 from model.esda import NamedSegmenter, Segmentation
 from model.image_encoder import bilinear, min_max
@@ -35,8 +37,7 @@ class CLIPSeg(NamedSegmenter):
         self.taps, (encoder_width, embed_dim) = tuple(reversed(blocks)), self.image_encoder.proj.shape
         self.reduces = nn.ModuleList(nn.Linear(encoder_width, width) for _ in blocks)
         self.film_mul, self.film_add = nn.Linear(embed_dim, width), nn.Linear(embed_dim, width)
-        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, HEADS, HIDDEN, dropout=0.0, batch_first=True)
-                                    for _ in blocks)
+        self.blocks = nn.ModuleList(PostNormBlock(width) for _ in blocks)
         self.trans_conv = nn.ConvTranspose2d(width, 1, self.patch, stride=self.patch)
 
     def before_names(self, images: Tensor) -> Taps:
@@ -53,6 +54,21 @@ class CLIPSeg(NamedSegmenter):
             x = block(x + shared.reduced[:, i])
         grid = self.image_encoder.grid_of(size)
         margin = self.trans_conv(x[:, 1:].transpose(1, 2).unflatten(2, grid)).float()          # (B, 1, h p, w p)
-        prior = torch.nn.functional.avg_pool2d(margin, self.patch)
+        prior = F.avg_pool2d(margin, self.patch)
         logits = torch.cat([torch.zeros_like(margin), margin], dim=1)
         return Segmentation(bilinear(logits, size), min_max(prior.flatten(1)).view_as(prior))
+
+
+class PostNormBlock(nn.Module):
+    """Transformer block normalised after each sum (Vaswani 2017), parameters named as nn.TransformerEncoderLayer's."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.self_attn = Attention(width, HEADS)
+        nn.init.xavier_uniform_(self.self_attn.in_proj_weight)
+        self.linear1, self.linear2 = nn.Linear(width, HIDDEN), nn.Linear(HIDDEN, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm1(x + self.self_attn(x))
+        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))

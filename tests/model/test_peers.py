@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from data.dataset import TrainBatch
 from model.build import build_losses, build_model, embed_classes
@@ -42,6 +43,20 @@ def made(weights, kind, names=NAMES, **peers):
 def images_of(count: int, height: int = 32) -> torch.Tensor:
     torch.manual_seed(3)
     return torch.randint(0, 256, (count, 3, height, 32), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_bf16_is_fp32_but_for_rounding_and_its_operations_can_be_counted(kind, weights):
+    model, text, _ = made(weights, kind)
+    images, found = images_of(2), []
+    for on in (False, True):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=on), \
+                FlopCounterMode(display=False) as counter:
+            margins, = model.all_names(images, text, len(NAMES))
+        found.append(margins.float())
+        assert counter.get_total_flops() > 1e6
+    fp32, bf16 = (margins - margins.mean() for margins in found)
+    assert F.cosine_similarity(fp32.flatten(), bf16.flatten(), dim=0) > 0.98
 
 
 def attention(q, k, v, heads):
