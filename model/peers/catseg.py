@@ -8,7 +8,8 @@ tuned with it, the rest of CLIP is frozen.
 
 The class aggregation sees several names at once: the one asked for and, of the fold's *seen* names, the few that CLIP
 finds most in the image, in training and in testing alike. No unseen name stands beside another. Changed, too: attention
-over all places in place of Swin's windows, over names in place of a linear transformer; the text encoder is not tuned.
+over all places for Swin's windows, over names for a linear transformer; the text encoder is not tuned; costs are times
+CLIP's logit scale, as plain cosines take hundreds of steps before any mask appears.
 """
 from typing import NamedTuple
 
@@ -24,10 +25,9 @@ from model.esda import Segmentation
 from model.image_encoder import bilinear, min_max
 from model.rivals import Comparing
 
-LAYERS = 2          # of aggregation; this and what follows as the authors' configuration
-HEADS = 4
-KERNEL = 7          # patches, of the convolution that embeds costs
-CLIP_RATE = 0.01    # learning rate of CLIP's queries and values beside the rest's, 2e-6 and 2e-4
+LAYERS, HEADS = 2, 4    # of aggregation; these and what follows as in the authors' configuration
+KERNEL = 7              # patches, of the convolution that embeds costs
+CLIP_RATE = 0.01        # learning rate of CLIP's queries and values beside the rest's, 2e-6 and 2e-4
 
 
 class Costs(NamedTuple):
@@ -71,7 +71,7 @@ class CATSeg(Comparing):
         grid = self.image_encoder.grid_of(size)
         with torch.autocast(shared.joint.device.type, enabled=False):
             names = self.beside(F.normalize(text.cls.float(), dim=-1), shared.image)           # (B, N, D)
-            cost = names @ shared.joint.float().transpose(1, 2)                                # (B, N, n)
+            cost = self.logit_scale * names @ shared.joint.float().transpose(1, 2)             # (B, N, n)
         x = self.aggregate(cost, shared.look, self.guide(names), grid)[:, 0]                 # (B, n, width)
         x = x.transpose(1, 2).unflatten(2, grid)
         for i, up in enumerate(self.up):

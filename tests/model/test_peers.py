@@ -227,7 +227,8 @@ def test_catseg_upsamples_the_asked_name_with_the_shallower_block_first(weights)
     with torch.no_grad():
         shared = model.before_names(images)
         names = model.beside(F.normalize(text.cls[2:3], dim=-1), shared.image)
-        x = model.aggregate(names @ shared.joint.transpose(1, 2), shared.look, model.guide(names), (4, 4))[:, 0]
+        cost = model.logit_scale * names @ shared.joint.transpose(1, 2)
+        x = model.aggregate(cost, shared.look, model.guide(names), (4, 4))[:, 0]
         x = x.transpose(1, 2).unflatten(2, (4, 4))
         tokens = model.image_encoder.embed(model.normalise(images))
         for i, block in enumerate(model.image_encoder.transformer.resblocks):
