@@ -9,7 +9,7 @@ tuned with it, the rest of CLIP is frozen.
 The class aggregation sees several names at once: the one asked for and, of the fold's *seen* names, the few that CLIP
 finds most in the image, in training and in testing alike. No unseen name stands beside another. Changed, too: attention
 over all places for Swin's windows, over names for a linear transformer; the text encoder is not tuned; costs are times
-CLIP's logit scale, as plain cosines take hundreds of steps before any mask appears.
+CLIP's logit scale, and no ReLU stands before the last convolution, else hundreds of steps pass before any mask appears.
 """
 from typing import NamedTuple
 
@@ -75,7 +75,7 @@ class CATSeg(Comparing):
         x = self.aggregate(cost, shared.look, self.guide(names), grid)[:, 0]                 # (B, n, width)
         x = x.transpose(1, 2).unflatten(2, grid)
         for i, up in enumerate(self.up):
-            x = up(x, shared.taps[:, i].transpose(1, 2).unflatten(2, grid))
+            x = up(F.relu(x) if i else x, shared.taps[:, i].transpose(1, 2).unflatten(2, grid))
         margin = self.head(x).float()                                                          # (B, 1, 4 h, 4 w)
         logits = bilinear(torch.cat([torch.zeros_like(margin), margin], dim=1), size)
         return Segmentation(logits, min_max(cost[:, 0]).unflatten(1, grid)[:, None])
@@ -142,7 +142,7 @@ class Upsample(nn.Module):
         self.rise = nn.ConvTranspose2d(width, out, 2, stride=2)
         self.narrow = nn.Conv2d(encoder_width, out, 1)
         self.mix = nn.Sequential(nn.Conv2d(2 * out, out, 3, padding=1), nn.GroupNorm(out // 16, out), nn.ReLU(),
-                                 nn.Conv2d(out, out, 3, padding=1), nn.GroupNorm(out // 16, out), nn.ReLU())
+                                 nn.Conv2d(out, out, 3, padding=1), nn.GroupNorm(out // 16, out))
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         """Upsample x (B, width, h, w), guided by tokens (B, C, h', w'): (B, out, 2 h, 2 w)."""

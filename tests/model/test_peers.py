@@ -235,7 +235,7 @@ def test_catseg_upsamples_the_asked_name_with_the_shallower_block_first(weights)
             tokens = block(tokens)
             if i in (0, 2):
                 up, guide = model.up[i // 2], tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
-                x = up.rise(x)
+                x = up.rise(x.relu() if i else x)
                 guide = F.interpolate(up.narrow(guide), size=x.shape[2:], mode="bilinear", align_corners=False)
                 x = up.mix(torch.cat([x, guide], dim=1))
         margin = F.interpolate(model.head(x), size=(32, 32), mode="bilinear", align_corners=False)[0, 0]
