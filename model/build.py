@@ -37,9 +37,9 @@ def build_model(cfg, weights: ClipWeights | None = None) -> NamedSegmenter:
     if options.kind == "plus":
         return _build_plus(cfg, weights, image_encoder)
     clip = _clip(options, weights, image_encoder)
-    if options.kind in ("lseg", "clipseg", "zegclip", "catseg"):
-        return _build_peer(cfg, clip)
-    return Everything(*clip) if options.kind == "everything" else ClipPrior(*clip, reading=READINGS[options.kind])
+    if options.kind == "everything":
+        return Everything(*clip)
+    return ClipPrior(*clip, reading=READINGS[options.kind]) if options.kind in READINGS else _build_peer(cfg, clip)
 
 
 def _clip(options, weights: ClipWeights, image_encoder) -> tuple:
