@@ -74,9 +74,9 @@ def _build_plus(cfg, weights: ClipWeights, image_encoder) -> ESDAPlus:
     if width % HEAD_WIDTH or width > encoder_width:
         raise WeightsError(f"plus.width={width} should be a multiple of {HEAD_WIDTH}, the width of a head, and at most "
                            f"the image encoder's {encoder_width}")
-    interactor = (AffinityInteractor if options.patches == "affinity" else SimilarityInteractor)(
-        encoder_width, width, width // HEAD_WIDTH, len(options.maps) * len(options.channels),
-        cfg.model.interactor_layers)
+    sizes = (width, width // HEAD_WIDTH, len(options.maps) * len(options.channels), cfg.model.interactor_layers)
+    interactor = (AffinityInteractor(*sizes) if options.patches == "affinity" else
+                  SimilarityInteractor(encoder_width, *sizes))
     return ESDAPlus(*_clip(cfg.model, weights, image_encoder), interactor=interactor,
                     decoder=DECODERS[cfg.model.decoder](width, cfg.model.decoder_channels), readings=options.maps,
                     channels=options.channels, scale=options.scale,

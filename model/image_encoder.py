@@ -104,6 +104,11 @@ def min_max(maps: Tensor) -> Tensor:
     return (maps - low) / (high - low + 1e-7)  # 1e-7 keeps an even map finite
 
 
+def logits_of(margin: Tensor) -> Tensor:
+    """Return two logits (B, 2, h, w) with the margin (B, 1, h, w) between them; the background's is zero."""
+    return torch.cat([torch.zeros_like(margin), margin], dim=1)
+
+
 def bilinear(maps: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
     """Resize (B, K, h, w) to (B, K, *size) fp32 as ``F.interpolate``, but with a deterministic gradient on GPUs."""
     with torch.autocast(maps.device.type, enabled=False):

@@ -22,7 +22,7 @@ from model.clip.dense import dense_clip
 from model.clip.layers import QuickGELU, attend
 from model.clip.text_encoder import TextEmbedding
 from model.esda import Segmentation
-from model.image_encoder import bilinear, min_max
+from model.image_encoder import bilinear, logits_of, min_max
 from model.rivals import Comparing
 
 LAYERS, HEADS = 2, 4    # of aggregation; these and what follows as in the authors' configuration
@@ -77,7 +77,7 @@ class CATSeg(Comparing):
         for i, up in enumerate(self.up):
             x = up(F.relu(x) if i else x, shared.taps[:, i].transpose(1, 2).unflatten(2, grid))
         margin = self.head(x).float()                                                          # (B, 1, 4 h, 4 w)
-        logits = bilinear(torch.cat([torch.zeros_like(margin), margin], dim=1), size)
+        logits = bilinear(logits_of(margin), size)
         return Segmentation(logits, min_max(cost[:, 0]).unflatten(1, grid)[:, None])
 
     def beside(self, name: Tensor, image: Tensor) -> Tensor:

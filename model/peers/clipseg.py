@@ -16,7 +16,7 @@ from model.clip.dense import dense_clip
 from model.clip.layers import Attention
 from model.clip.text_encoder import TextEmbedding
 from model.esda import NamedSegmenter, Segmentation
-from model.image_encoder import min_max
+from model.image_encoder import logits_of, min_max
 
 HEADS, HIDDEN = 4, 2048     # of the decoder's blocks, whatever their width (the authors' rd64-uni)
 
@@ -55,8 +55,7 @@ class CLIPSeg(NamedSegmenter):
         grid = self.image_encoder.grid_of(size)
         margin = self.trans_conv(x[:, 1:].transpose(1, 2).unflatten(2, grid)).float()          # (B, 1, h p, w p)
         prior = F.avg_pool2d(margin, self.patch)
-        logits = torch.cat([torch.zeros_like(margin), margin], dim=1)
-        return Segmentation(logits, min_max(prior.flatten(1)).view_as(prior))
+        return Segmentation(logits_of(margin), min_max(prior.flatten(1)).view_as(prior))
 
 
 class PostNormBlock(nn.Module):

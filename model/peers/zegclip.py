@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from model.clip.layers import QuickGELU
 from model.clip.text_encoder import TextEmbedding
 from model.esda import NamedSegmenter, Segmentation
-from model.image_encoder import bilinear, min_max
+from model.image_encoder import bilinear, logits_of, min_max
 
 LAYERS = 3      # of the decoder (the authors' configuration)
 PROMPT_STD = 0.02
@@ -57,7 +57,7 @@ class ZegCLIP(NamedSegmenter):
             query = update(query, match(query, shared.patches), shared.patches)
         scores = self.match[-1](query, shared.patches).float()               # (B, 1, n)
         margin = scores.unflatten(2, self.image_encoder.grid_of(size))       # (B, 1, h, w)
-        logits = bilinear(torch.cat([torch.zeros_like(margin), margin], dim=1), size)
+        logits = bilinear(logits_of(margin), size)
         return Segmentation(logits, min_max(margin.flatten(1)).view_as(margin))
 
     def clip_patches(self, images: Tensor, shared: Prompted) -> Tensor:

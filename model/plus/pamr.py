@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.image_encoder import bilinear
+from model.image_encoder import bilinear, logits_of
 from model.mask_decoder import MaskDecoder
 
 EIGHT = [(down, right) for down in (-1, 0, 1) for right in (-1, 0, 1) if down or right]
@@ -84,7 +84,7 @@ class GuidedDecoder(MaskDecoder):
         """Decode as MaskDecoder, with ``guide``: logits (B, 2, 4 h, 4 w), the background's zero."""
         logits = super().forward(patches, prior, factors)
         margin = self.spread(bilinear(logits[:, 1:] - logits[:, :1], guide.shape[2:]), guide)
-        return torch.cat([torch.zeros_like(margin), margin], dim=1)
+        return logits_of(margin)
 
     def spread(self, margin: Tensor, guide: Tensor) -> Tensor:
         """Run all rounds on margin (B, 1, 4 h, 4 w) fp32."""

@@ -144,7 +144,7 @@ class AffinityInteractor(SimilarityInteractor):
     They say who resembles whom: each channel comes twice, as it is and averaged over patches that look alike.
     """
 
-    def __init__(self, _, width: int, heads: int, channels: int, blocks: int):
+    def __init__(self, width: int, heads: int, channels: int, blocks: int):
         super().__init__(width, width, heads, 2 * channels, blocks)
 
     def look(self, tokens: Tensor) -> Tensor:

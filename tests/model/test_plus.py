@@ -177,7 +177,7 @@ def test_clips_own_verdict_is_part_of_presence_but_not_of_its_training(weights):
 def test_of_patches_by_affinity_only_who_looks_like_whom_is_read(weights):
     assert plus(weights, patches="affinity")[0].before_names(images_of(2)).patches.shape == (2, 16, 16)
     torch.manual_seed(7)
-    reader, maps = AffinityInteractor(24, 64, 1, 2, 1), torch.rand(1, 2, 2, 3)
+    reader, maps = AffinityInteractor(64, 1, 2, 1), torch.rand(1, 2, 2, 3)
     tokens = torch.randn(1, 6, 2) @ torch.randn(2, 24)      # in a plane, so that some look alike
     affinity = reader.look(tokens)
     unit = F.normalize(tokens[0] - tokens[0].mean(dim=0), dim=1)
