@@ -1,6 +1,6 @@
 """Benchmark of training, evaluation, generalised inference and loading, beside the same work done the released way.
 
-    python -m util.benchmark [--what train] [--config FILE] [key=value ...] [--against FILE [key=value ...]]
+    python -m util.benchmark [--what train] [--config FILE] [key=value ...] [--against FILE [key=value ...]] ...
 
 Needs no data and no weights. ``plain`` computes the numbers of model/ as the released code does: in fp32, with
 ``nn.MultiheadAttention``, every name encoded whenever it is used and at full length, one image at a time in evaluation,
@@ -196,14 +196,14 @@ def measure(variants: list[Variant], what: str, count: int, rounds: int) -> list
 
 def benchmark(given: argparse.Namespace) -> list[dict]:
     """Measure what was asked for: a row a kind of work and variant."""
-    files = [(given.config, []), *([(given.against[0], given.against[1:])] if given.against else [])]
+    files = [(given.config, []), *((file, own) for file, *own in given.against)]
     configs = [load(Config, file, [*given.overrides, *own]) for file, own in files]
     if given.what != ["eval"] and not all(cfg.model.kind in TRAINED for cfg in configs):
         raise UserError("a model without training can be evaluated alone: give --what eval")
     device = pick_device(configs[0].device)
     gpu = device.type == "cuda"
     make_deterministic(configs[0].seed)
-    precisions = given.precisions or ["fp32", *["tf32"] * gpu, *["bf16"] * computes_in_bf16(device, "auto")]
+    modes = given.precisions or ["plain", "fp32", *["tf32"] * gpu, *["bf16"] * computes_in_bf16(device, "auto")]
     counts = {"train": given.images or (32 if gpu else 2), "eval": given.images or (32 if gpu else 4),
               "generalised": given.names, "loader": LOADED}
     rounds, variants, rows = given.rounds or (20 if gpu else 3), [], []
@@ -213,7 +213,7 @@ def benchmark(given: argparse.Namespace) -> list[dict]:
             cfg = make_data(replace(cfg, device=str(device)), Path(folder) / str(i))
             clip = read_or_make(cfg.model.clip, cfg.model.activation)
             name = " ".join([f"{Path(file).parent.name}/{Path(file).stem}", *own])
-            variants += [Variant(cfg, clip, mode, name) for mode in [*["plain"] * (i == 0), *precisions]]
+            variants += [Variant(cfg, clip, mode, name) for mode in modes if mode != "plain" or not i]
         for what in given.what or WHAT:
             rows += measure(variants[:1] if what == "loader" else variants, what, counts[what], rounds)
     return rows
@@ -224,13 +224,14 @@ def arguments(given: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--what", action="append", choices=WHAT, help="may be given several times; default: all four")
     add("--config", default=ROOT / "config/pascal/esda.yaml", metavar="FILE", help="default: config/pascal/esda.yaml")
-    add("--against", nargs="+", default=[], metavar=("FILE", "key=value"),
-        help="a second config, measured in the same rounds; the options that follow it are its own")
-    add("--precisions", action="append", choices=["fp32", "tf32", "bf16"], help="default: what the device is fast in")
+    add("--against", nargs="+", action="append", default=[], metavar=("FILE", "key=value"),
+        help="another config, measured in the same rounds; the options that follow it are its own; several times")
+    add("--precisions", action="append", choices=["plain", "fp32", "tf32", "bf16"],
+        help="several times; default: plain, for --config alone, and what the device is fast in")
     add("--images", type=int, metavar="N", help="default: 2 in training and 4 in evaluation, on CUDA 32")
     add("--names", type=int, default=10, metavar="N", help="sought in one image; default: %(default)s")
     add("--rounds", type=int, metavar="N", help="default: 3 on a CPU, 20 on CUDA")
-    add("overrides", nargs="*", metavar="key=value", help="options of both configs, e.g. device=cuda")
+    add("overrides", nargs="*", metavar="key=value", help="options of all configs, e.g. device=cuda")
     return parser.parse_intermixed_args(given)
 
 

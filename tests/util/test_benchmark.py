@@ -59,14 +59,15 @@ def test_operations_by_hand():
 def test_end_to_end(tiny_clip, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [
         "benchmark", "--config", "config/shapes/esda.yaml", "--rounds", "1", "--names", "2", "--images", "3",
-        "--precision", "fp32", "device=cpu", f"model.clip={tiny_clip}", "model.size=64",
-        "train.optimizer=sgd", "data.workers=0", "--against", "config/shapes/clsclip.yaml", "eval.fit=cut"])
+        "--precisions", "plain", "--precisions", "fp32", "device=cpu", f"model.clip={tiny_clip}", "model.size=64",
+        "train.optimizer=sgd", "data.workers=0", "--against", "config/shapes/clsclip.yaml", "eval.fit=cut",
+        "--against", "config/shapes/zegclip.yaml"])
     benchmark.main()
     lines = capsys.readouterr().out.replace(",", "").splitlines()
     table = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
     rows = {(r["work"], r["config"], r["mode"]): r for r in (dict(zip(table[0], cells)) for cells in table[1:])}
     plain = {work: rows[work, "shapes/esda", "plain"] for work in benchmark.WHAT}
-    assert len(rows) == 3 * 3 + 1 and [r["count"] for r in plain.values()] == ["3", "3", "2", "8"]
+    assert len(rows) == 3 * 4 + 1 and [r["count"] for r in plain.values()] == ["3", "3", "2", "8"]
     for (work, *_), r in rows.items():
         images = 1 if work == "generalised" else int(r["count"])
         assert float(r["images/s"]) * float(r["ms"]) == pytest.approx(1000 * images, rel=0.01)
