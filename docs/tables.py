@@ -1,0 +1,175 @@
+"""Tables and charts of docs/emoji.md and docs/peers.md, made of docs/emoji.csv and docs/costs.csv.
+
+    python -m docs.tables [EXP]     EXP: tested runs to write into emoji.csv first, in place of older rows of the same
+
+Needs requirements-extra.txt.
+"""
+import json
+import re
+import sys
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+from scipy.stats import t
+
+from util.compare.charts import STYLE
+from util.runtime.markdown import markdown_table
+
+DOCS = Path(__file__).parent
+SPLITS = {"emoji": "Emoji-5i", "emoji60": "Emoji-60i", "shapes": "Shapes-5i"}
+TESTS = {"": "same artist", "-openmoji": "other artist", "-synonyms": "other words"}    # by what follows the split
+KEY = ["split", "kind", "fold", "seed", "test", "refine"]
+SCORES = ["miou", "fb_iou", "seen_miou", "name_auc", "absent_name_miou", "presence_auroc", "present_empty",
+          "absent_empty"]
+KINDS = {"plus": "ESDA+ (`plus`)", "esda": "ESDA (`esda`)", "catseg": "CAT-Seg (`catseg`)", "lseg": "LSeg (`lseg`)",
+         "clipseg": "CLIPSeg (`clipseg`)", "zegclip": "ZegCLIP (`zegclip`)", "clsclip": "ClsCLIP's (`clsclip`)",
+         "naclip": "`naclip`", "clearclip": "`clearclip`", "maskclip": "`maskclip`", "clip_prior": "`clip_prior`",
+         "notext": "`notext`", "everything": "`everything`", "supervised_plus": "ceiling of `plus`, not zero-shot",
+         "supervised": "ceiling of `esda`, not zero-shot"}
+PEERS = ["plus", "esda", "lseg", "clipseg", "zegclip", "catseg", "naclip"]
+
+
+def collect(exp: Path) -> pd.DataFrame:
+    """Tabulate the results below ``exp``, EXP/SPLIT[-TEST]/KIND[-refine]/foldK/RUN/results.json, a row each."""
+    rows = []
+    for file in sorted(exp.glob("*/*/fold*/*/results.json")):
+        r = json.loads(file.read_text())
+        split = next((s for s in SPLITS for test in TESTS if r["dataset"] == s + test), None)
+        if split is None:
+            continue
+        last = r.get("selections", {}).get("last", {})
+        rows.append({
+            "split": split, "kind": r["arch"].removesuffix("-refine"), "fold": r["fold"],
+            "seed": r.get("trained_on", r["config"])["seed"], "test": TESTS[r["dataset"].removeprefix(split)],
+            "refine": r["config"]["eval"]["refine"],
+            **{key: r.get(key) for key in SCORES}, "seen_miou": last.get("seen_miou"), "samples": r["samples"],
+            "parameters": r["parameters"]["trainable"], "gflops_image": r["gflops_per_image"],
+            "training_seconds": r.get("training_seconds"),
+            "quarters": " ".join(f"{part['miou']:.1f}" for part in r.get("by_size", []))})
+    return pd.DataFrame(rows)
+
+
+def by_fold(runs: pd.DataFrame, split: str, kind: str, test: str = "same artist", refine: int = 0) -> pd.DataFrame:
+    """Select one kind's runs of one test, means over seeds by fold."""
+    of = runs[(runs["split"] == split) & (runs["kind"] == kind) & (runs["test"] == test) & (runs["refine"] == refine)]
+    return of.groupby("fold")[[*SCORES, "parameters"]].mean()
+
+
+def against(runs: pd.DataFrame, split: str, kind: str, baseline: str = "plus") -> str:
+    """Format the mean difference to ``baseline`` of runs of the same fold and seed, with Student's interval of 95 %."""
+    own, other = (runs[(runs["split"] == split) & (runs["kind"] == k) & (runs["test"] == "same artist")
+                       & (runs["refine"] == 0)].set_index(["fold", "seed"])["miou"] for k in (kind, baseline))
+    pairs = (own - other).dropna()
+    if kind == baseline or not len(pairs):
+        return ""
+    reach = t.ppf(0.975, len(pairs) - 1) * pairs.sem() if len(pairs) > 1 else 0
+    return f"{pairs.mean():+.1f}" + f" [{pairs.mean() - reach:+.1f}, {pairs.mean() + reach:+.1f}]" * bool(reach)
+
+
+def cell(values: pd.Series, form: str = ".1f", spread: bool = False) -> str:
+    """Format the mean over folds, with its standard deviation over them if ``spread``; empty without any."""
+    values = values.dropna()
+    if not len(values):
+        return ""
+    return f"{values.mean():{form}}" + f" ± {values.std():{form}}" * (spread and len(values) > 1)
+
+
+def emoji_table(runs: pd.DataFrame, split: str) -> str:
+    """Tabulate all kinds on one split."""
+    rows = []
+    for kind, name in KINDS.items():
+        of = runs[(runs["split"] == split) & (runs["kind"] == kind) & (runs["test"] == "same artist")]
+        if not len(of):
+            continue
+        part = by_fold(runs, split, kind)
+        rows.append([name, f"{of['fold'].nunique()} x {of['seed'].nunique()}", cell(part["miou"], spread=True),
+                     against(runs, split, kind), cell(by_fold(runs, split, kind, refine=10)["miou"]),
+                     *(cell(by_fold(runs, split, kind, test, refine)["miou"])
+                       for test, refine in (("other artist", 0), ("other artist", 10), ("other words", 0))),
+                     cell(part["seen_miou"]), cell(part["name_auc"], ".3f"), cell(part["absent_name_miou"]),
+                     cell(part["presence_auroc"], ".3f")])
+    return markdown_table([SPLITS[split], "folds x seeds", "unseen mIoU", "against ESDA+", "refined", "by OpenMoji",
+                           "refined", "other words", "seen", "name AUC", "absent name", "presence AUROC"], rows)
+
+
+def peers_table(runs: pd.DataFrame, costs: pd.DataFrame) -> str:
+    """Tabulate the heads on all splits, with what they cost."""
+    rows = []
+    for kind in PEERS:
+        row = [KINDS[kind]]
+        for split in SPLITS:
+            part = by_fold(runs, split, kind)
+            row += [cell(part["miou"], spread=True), against(runs, split, kind)]
+            row += [cell(by_fold(runs, split, kind, "other artist")["miou"]), cell(part["seen_miou"])][split == "shapes":]
+        rows.append([*row, *(f"{value:g}" for value in costs.loc[kind])])
+    heads = [head for split, name in SPLITS.items()
+             for head in (name, "against ESDA+", *["by OpenMoji"] * (split != "shapes"), "seen")]
+    return markdown_table(["", *heads, *costs.columns], rows)
+
+
+@matplotlib.rc_context(STYLE)
+def emoji_chart(runs: pd.DataFrame) -> Figure:
+    """Draw each kind's unseen mIoU on the two splits: a mark a fold, by both artists, with means and deviations."""
+    kinds = [kind for kind in KINDS if kind in set(runs["kind"])]
+    figure = Figure((16, 1.8 + 0.62 * len(kinds)), layout="constrained")
+    columns = figure.subplots(1, 2, sharey=True)
+    for axes, split in zip(columns, ("emoji", "emoji60")):
+        for (test, label), mark, color, shift in zip(
+                {"same artist": "Twemoji, whose masks were trained on", "other artist": "OpenMoji, another artist"}.items(),
+                "os", ("#006BA4", "#C85200"), (-0.14, 0.14)):
+            for i, kind in enumerate(kinds):
+                miou = by_fold(runs, split, kind, test)["miou"]
+                axes.plot(miou, [i + shift] * len(miou), mark, color=color, markersize=9, alpha=0.8,
+                          fillstyle="none" if mark == "s" else "full", label=label if not i else None)
+                axes.errorbar(miou.mean(), i + shift, xerr=miou.std() if len(miou) > 1 else 0, fmt="|", color="black",
+                              markersize=20, markeredgewidth=3, capsize=6, zorder=1)
+        axes.set(title=f"{SPLITS[split]}: " + {"emoji": "5 unseen names, 15 seen", "emoji60": "60 unseen names, 180 seen"}[split],
+                 xlabel="mIoU on unseen names, %", xlim=(0, 85), yticks=range(len(kinds)), yticklabels=kinds,
+                 ylim=(len(kinds) - 0.5, -0.5))
+        axes.grid(axis="x")
+    figure.legend(*columns[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def peers_chart(runs: pd.DataFrame, costs: pd.DataFrame) -> Figure:
+    """Draw unseen mIoU against the operations of an image with 20 names."""
+    figure = Figure((16, 5.5), layout="constrained")
+    for axes, split in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS):
+        for kind in PEERS:
+            miou, x = by_fold(runs, split, kind)["miou"], costs.loc[kind, "GFLOP, 20 names"]
+            axes.errorbar(x, miou.mean(), yerr=miou.std() if len(miou) > 1 else 0, capsize=5, markersize=12,
+                          fmt="D" if kind == "plus" else "o", color="#C85200" if kind == "plus" else "#006BA4")
+            axes.annotate(KINDS[kind].partition(" (")[0].strip("`"), (x, miou.mean()), (9, 5), textcoords="offset points")
+        axes.set(title=SPLITS[split], xlabel="GFLOP an image with 20 names", xscale="log", xlim=(0.9, 110))
+        axes.grid()
+    figure.axes[0].set_ylabel("mIoU on unseen names, %\nmean ± deviation over folds")
+    return figure
+
+
+def put(page: str, name: str, table: str) -> None:
+    """Replace the table between the marks ``name`` of a page."""
+    file = DOCS / page
+    text, count = re.subn(rf"(<!-- {name} -->\n).*?(?=<!-- end -->)", lambda m: m[1] + table + "\n",
+                          file.read_text(encoding="utf-8"), flags=re.S)
+    assert count == 1, (page, name)
+    file.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    runs = pd.read_csv(DOCS / "emoji.csv")
+    if len(sys.argv) > 1:
+        runs = pd.concat([runs, collect(Path(sys.argv[1]))]).drop_duplicates(KEY, keep="last").sort_values(KEY)
+        runs.to_csv(DOCS / "emoji.csv", index=False, float_format="%.5g")
+    costs = pd.read_csv(DOCS / "costs.csv", index_col="kind")
+    for split in "emoji", "emoji60":
+        put("emoji.md", split, emoji_table(runs, split))
+    put("peers.md", "heads", peers_table(runs, costs))
+    emoji_chart(runs).savefig(DOCS / "emoji.png")
+    peers_chart(runs, costs).savefig(DOCS / "peers.png")
+
+
+if __name__ == "__main__":
+    main()
