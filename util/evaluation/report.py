@@ -58,13 +58,14 @@ def _augmented(experiment: Experiment):
             partial(data.loader, originals=any(augmentation)))
 
 
-def _test_generalised(experiment: Experiment, _) -> Evaluation:
+def _test_generalised(experiment: Experiment, threshold: float | None) -> Evaluation:
     """Evaluate all names in every image, one label a pixel. Raises UserError for a training-free model."""
     cfg, data = experiment.cfg, experiment.data
     if cfg.model.kind not in TRAINED:
         raise UserError(f"eval.protocol=generalised is for model.kind={' and '.join(TRAINED)}; the margins of "
                         f"{cfg.model.kind} cannot be compared between names")
-    label_images = Labeller(experiment.model, experiment.text, data.fit, experiment.device, experiment.autocast)
+    label_images = Labeller(experiment.model, experiment.text, data.fit, experiment.device, experiment.autocast,
+                            threshold)
     scores = evaluate_generalised(label_images, data.loader(data.every_image()), data.seen, data.unseen, data.classes,
                                   label=f"generalised test, fold {cfg.fold}")
     return Evaluation(scores, {}, [])

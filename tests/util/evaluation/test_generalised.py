@@ -64,18 +64,19 @@ def test_a_region_s_class_is_clip_s_own_verdict(model_and_text, tiny_clip):
 class Known(torch.nn.Module):
     """Margins and log-probabilities as they are told: names 1 and 2 on the left and the right, name 3 everywhere."""
 
-    def __init__(self, log_prob: float):
+    def __init__(self, log_prob: float, own: list[float] | None = None, edge: float = 2.0):
         super().__init__()
-        self.log_prob = log_prob
+        self.log_prob, self.own, self.presence_head, self.edge = log_prob, own, own, edge
 
     def before_names(self, images):
         return "shared"
 
-    def all_names(self, images, text, chunk, shared):
+    def names_and_presence(self, images, text, chunk, shared):
         margins = torch.full((len(images), 3, 4, 4), -1.0)
         margins[:, 0, :2, :2], margins[:, 1, :2, 2:], margins[:, 2, :3] = 1.0, 1.0, 2.0
+        margins[:, 2, :3, 3] = self.edge
         for first in range(0, 3, chunk):
-            yield margins[:, first:first + chunk]
+            yield margins[:, first:first + chunk], self.own and torch.tensor([self.own])[:, first:first + chunk]
 
     def clip_patches(self, images, shared):
         assert shared == "shared"
@@ -97,6 +98,19 @@ def test_a_name_that_is_not_in_the_image_must_make_up_for_it(log_prob, third, ch
     labels, = Labeller(Known(log_prob), text, FITS["described"], torch.device("cpu"), nullcontext())(batch)
     top = [3, 3, 3, 3] if 2 + log_prob > 1 else [1, 1, 2, 2]
     assert labels.tolist() == [top, top, [third] * 4, [0] * 4]
+
+
+def test_where_presence_is_calibrated_it_says_what_absence_costs():
+    """Name 3's presence is (2 + own) / 2 less the threshold of 3; the padded last column takes no part in it."""
+    batch = EvalBatch(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [(4, 3)], [np.zeros((4, 3), np.uint8)],
+                      [Sample(0, 0)])
+    text = type("Text", (), {"cls": torch.zeros(3, 2)})
+    for own, top, third in ((9.0, 3, 3), (1.0, 1, 3), (0.0, 1, 0)):  # log-probabilities -0.1, -1.7 and -2.1
+        model = Known(0.0, [50.0, 50.0, own], edge=90.0)
+        labels, = Labeller(model, text, FITS["described"], torch.device("cpu"), nullcontext(), 3.0)(batch)
+        assert labels.tolist() == [[top, top, max(2, top)]] * 2 + [[third] * 3, [0] * 3]
+    labels, = Labeller(model, text, FITS["described"], torch.device("cpu"), nullcontext())(batch)
+    assert labels.tolist() == [[3] * 3] * 3 + [[0] * 3]             # no threshold: CLIP's verdict, here none
 
 
 def test_scores_by_hand():
