@@ -51,17 +51,20 @@ def collect(exp: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_fold(runs: pd.DataFrame, split: str, kind: str, test: str = "same artist", refine: int = 0) -> pd.DataFrame:
-    """Select one kind's runs of one test, means over seeds by fold."""
+def runs_of(runs: pd.DataFrame, split: str, kind: str, test: str = "same artist", refine: int = 0) -> pd.DataFrame:
+    """Select one kind's scores in one test, a row for each fold and seed."""
     of = runs[(runs["split"] == split) & (runs["kind"] == kind) & (runs["test"] == test) & (runs["refine"] == refine)]
-    return of.groupby("fold")[[*SCORES, "parameters"]].mean()
+    return of.set_index(["fold", "seed"])[SCORES]
+
+
+def by_fold(*select) -> pd.DataFrame:
+    """Average ``runs_of`` over seeds."""
+    return runs_of(*select).groupby("fold").mean()
 
 
 def against(runs: pd.DataFrame, split: str, kind: str, baseline: str = "plus") -> str:
     """Format the mean difference to ``baseline`` of runs of the same fold and seed, with Student's interval of 95 %."""
-    own, other = (runs[(runs["split"] == split) & (runs["kind"] == k) & (runs["test"] == "same artist")
-                       & (runs["refine"] == 0)].set_index(["fold", "seed"])["miou"] for k in (kind, baseline))
-    pairs = (own - other).dropna()
+    pairs = (runs_of(runs, split, kind)["miou"] - runs_of(runs, split, baseline)["miou"]).dropna()
     if kind == baseline or not len(pairs):
         return ""
     reach = t.ppf(0.975, len(pairs) - 1) * pairs.sem() if len(pairs) > 1 else 0
@@ -80,15 +83,14 @@ def emoji_table(runs: pd.DataFrame, split: str) -> str:
     """Tabulate all kinds on one split."""
     rows = []
     for kind, name in KINDS.items():
-        of = runs[(runs["split"] == split) & (runs["kind"] == kind) & (runs["test"] == "same artist")]
-        if not len(of):
+        part, tested = by_fold(runs, split, kind), runs_of(runs, split, kind).index
+        if not len(tested):
             continue
-        part = by_fold(runs, split, kind)
-        rows.append([name, f"{of['fold'].nunique()} x {of['seed'].nunique()}", cell(part["miou"], spread=True),
-                     against(runs, split, kind), cell(by_fold(runs, split, kind, refine=10)["miou"]),
-                     *(cell(by_fold(runs, split, kind, test, refine)["miou"])
-                       for test, refine in (("other artist", 0), ("other artist", 10), ("other words", 0))),
-                     cell(part["seen_miou"]), cell(part["name_auc"], ".3f"), cell(part["absent_name_miou"]),
+        others = (("same artist", 10), ("other artist", 0), ("other artist", 10), ("other words", 0))
+        rows.append([name, " x ".join(str(tested.get_level_values(level).nunique()) for level in tested.names),
+                     cell(part["miou"], spread=True), against(runs, split, kind),
+                     *(cell(by_fold(runs, split, kind, *test)["miou"]) for test in others), cell(part["seen_miou"]),
+                     cell(part["name_auc"], ".3f"), cell(part["absent_name_miou"]),
                      cell(part["presence_auroc"], ".3f")])
     return markdown_table([SPLITS[split], "folds x seeds", "unseen mIoU", "against ESDA+", "refined", "by OpenMoji",
                            "refined", "other words", "seen", "name AUC", "absent name", "presence AUROC"], rows)
@@ -101,8 +103,8 @@ def peers_table(runs: pd.DataFrame, costs: pd.DataFrame) -> str:
         row = [KINDS[kind]]
         for split in SPLITS:
             part = by_fold(runs, split, kind)
-            row += [cell(part["miou"], spread=True), against(runs, split, kind)]
-            row += [cell(by_fold(runs, split, kind, "other artist")["miou"]), cell(part["seen_miou"])][split == "shapes":]
+            other = [cell(by_fold(runs, split, kind, "other artist")["miou"])] * (split != "shapes")
+            row += [cell(part["miou"], spread=True), against(runs, split, kind), *other, cell(part["seen_miou"])]
         rows.append([*row, *(f"{value:g}" for value in costs.loc[kind])])
     heads = [head for split, name in SPLITS.items()
              for head in (name, "against ESDA+", *["by OpenMoji"] * (split != "shapes"), "seen")]
@@ -115,19 +117,18 @@ def emoji_chart(runs: pd.DataFrame) -> Figure:
     kinds = [kind for kind in KINDS if kind in set(runs["kind"])]
     figure = Figure((16, 1.8 + 0.62 * len(kinds)), layout="constrained")
     columns = figure.subplots(1, 2, sharey=True)
-    for axes, split in zip(columns, ("emoji", "emoji60")):
-        for (test, label), mark, color, shift in zip(
-                {"same artist": "Twemoji, whose masks were trained on", "other artist": "OpenMoji, another artist"}.items(),
-                "os", ("#006BA4", "#C85200"), (-0.14, 0.14)):
+    tests = (("same artist", "Twemoji, whose masks were trained on", "o", "full", "#006BA4", -0.14),
+             ("other artist", "OpenMoji, another artist", "s", "none", "#C85200", 0.14))
+    for axes, split, names in zip(columns, ("emoji", "emoji60"), ("5 unseen names, 15 seen", "60 unseen, 180 seen")):
+        for test, label, mark, fill, color, shift in tests:
             for i, kind in enumerate(kinds):
                 miou = by_fold(runs, split, kind, test)["miou"]
-                axes.plot(miou, [i + shift] * len(miou), mark, color=color, markersize=9, alpha=0.8,
-                          fillstyle="none" if mark == "s" else "full", label=label if not i else None)
+                axes.plot(miou, [i + shift] * len(miou), mark, color=color, markersize=9, alpha=0.8, fillstyle=fill,
+                          label=None if i else label)
                 axes.errorbar(miou.mean(), i + shift, xerr=miou.std() if len(miou) > 1 else 0, fmt="|", color="black",
                               markersize=20, markeredgewidth=3, capsize=6, zorder=1)
-        axes.set(title=f"{SPLITS[split]}: " + {"emoji": "5 unseen names, 15 seen", "emoji60": "60 unseen names, 180 seen"}[split],
-                 xlabel="mIoU on unseen names, %", xlim=(0, 85), yticks=range(len(kinds)), yticklabels=kinds,
-                 ylim=(len(kinds) - 0.5, -0.5))
+        axes.set(title=f"{SPLITS[split]}: {names}", xlabel="mIoU on unseen names, %", xlim=(0, 85),
+                 yticks=range(len(kinds)), yticklabels=kinds, ylim=(len(kinds) - 0.5, -0.5))
         axes.grid(axis="x")
     figure.legend(*columns[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     return figure
@@ -140,9 +141,11 @@ def peers_chart(runs: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     for axes, split in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS):
         for kind in PEERS:
             miou, x = by_fold(runs, split, kind)["miou"], costs.loc[kind, "GFLOP, 20 names"]
-            axes.errorbar(x, miou.mean(), yerr=miou.std() if len(miou) > 1 else 0, capsize=5, markersize=12,
-                          fmt="D" if kind == "plus" else "o", color="#C85200" if kind == "plus" else "#006BA4")
-            axes.annotate(KINDS[kind].partition(" (")[0].strip("`"), (x, miou.mean()), (9, 5), textcoords="offset points")
+            mark, color = "D" if kind == "plus" else "o", "#C85200" if kind == "plus" else "#006BA4"
+            axes.errorbar(x, miou.mean(), yerr=miou.std() if len(miou) > 1 else 0, capsize=5, markersize=12, fmt=mark,
+                          color=color)
+            axes.annotate(KINDS[kind].partition(" (")[0].strip("`"), (x, miou.mean()), (9, 5),
+                          textcoords="offset points")
         axes.set(title=SPLITS[split], xlabel="GFLOP an image with 20 names", xscale="log", xlim=(0.9, 110))
         axes.grid()
     figure.axes[0].set_ylabel("mIoU on unseen names, %\nmean ± deviation over folds")
