@@ -71,12 +71,13 @@ def against(runs: pd.DataFrame, split: str, kind: str, baseline: str = "plus") -
     return f"{pairs.mean():+.1f}" + f" [{pairs.mean() - reach:+.1f}, {pairs.mean() + reach:+.1f}]" * bool(reach)
 
 
-def cell(values: pd.Series, form: str = ".1f", spread: bool = False) -> str:
-    """Format the mean over folds, with its standard deviation over them if ``spread``; empty without any."""
+def cell(values: pd.Series, form: str = ".1f", spread: bool = False, of: int = 0) -> str:
+    """Format the mean over folds, with its standard deviation if ``spread``, and their number if fewer than ``of``."""
     values = values.dropna()
     if not len(values):
         return ""
-    return f"{values.mean():{form}}" + f" ± {values.std():{form}}" * (spread and len(values) > 1)
+    few = f" ({len(values)} of {of})" * (len(values) < of)
+    return f"{values.mean():{form}}" + f" ± {values.std():{form}}" * (spread and len(values) > 1) + few
 
 
 def emoji_table(runs: pd.DataFrame, split: str) -> str:
@@ -89,7 +90,7 @@ def emoji_table(runs: pd.DataFrame, split: str) -> str:
         others = (("same artist", 10), ("other artist", 0), ("other artist", 10), ("other words", 0))
         rows.append([name, " x ".join(str(tested.get_level_values(level).nunique()) for level in tested.names),
                      cell(part["miou"], spread=True), against(runs, split, kind),
-                     *(cell(by_fold(runs, split, kind, *test)["miou"]) for test in others), cell(part["seen_miou"]),
+                     *(cell(by_fold(runs, split, kind, *test)["miou"], of=len(part)) for test in others), cell(part["seen_miou"]),
                      cell(part["name_auc"], ".3f"), cell(part["absent_name_miou"]),
                      cell(part["presence_auroc"], ".3f")])
     return markdown_table([SPLITS[split], "folds x seeds", "unseen mIoU", "against ESDA+", "refined", "by OpenMoji",
