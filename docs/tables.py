@@ -97,8 +97,8 @@ def emoji_table(runs: pd.DataFrame, split: str) -> str:
                            "refined", "other words", "seen", "name AUC", "absent name", "presence AUROC"], rows)
 
 
-def peers_table(runs: pd.DataFrame, costs: pd.DataFrame) -> str:
-    """Tabulate the heads on all splits, with what they cost."""
+def peers_table(runs: pd.DataFrame) -> str:
+    """Tabulate the heads on all splits."""
     rows = []
     for kind in PEERS:
         row = [KINDS[kind]]
@@ -106,10 +106,16 @@ def peers_table(runs: pd.DataFrame, costs: pd.DataFrame) -> str:
             part = by_fold(runs, split, kind)
             other = [cell(by_fold(runs, split, kind, "other artist")["miou"])] * (split != "shapes")
             row += [cell(part["miou"], spread=True), against(runs, split, kind), *other, cell(part["seen_miou"])]
-        rows.append([*row, *(f"{value:g}" for value in costs.loc[kind])])
+        rows.append(row)
     heads = [head for split, name in SPLITS.items()
              for head in (name, "against ESDA+", *["by OpenMoji"] * (split != "shapes"), "seen")]
-    return markdown_table(["", *heads, *costs.columns], rows)
+    return markdown_table(["", *heads], rows)
+
+
+def costs_table(costs: pd.DataFrame) -> str:
+    """Tabulate what the heads cost."""
+    rows = [[KINDS[kind], *("" if pd.isna(value) else f"{value:g}" for value in row)] for kind, row in costs.iterrows()]
+    return markdown_table(["", *costs.columns], rows)
 
 
 @matplotlib.rc_context(STYLE)
@@ -170,7 +176,8 @@ def main() -> None:
     costs = pd.read_csv(DOCS / "costs.csv", index_col="kind")
     for split in "emoji", "emoji60":
         put("emoji.md", split, emoji_table(runs, split))
-    put("peers.md", "heads", peers_table(runs, costs))
+    put("peers.md", "heads", peers_table(runs))
+    put("peers.md", "costs", costs_table(costs))
     emoji_chart(runs).savefig(DOCS / "emoji.png")
     peers_chart(runs, costs).savefig(DOCS / "peers.png")
 

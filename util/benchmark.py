@@ -147,7 +147,7 @@ class Variant(Experiment):
         if what == "generalised" and not self.plain:
             batch, = self._data(1).loader([Sample(0, 1)])
             label = Labeller(self.model, self.text[[i % names for i in range(count)]], data.fit, self.device,
-                             self.autocast)
+                             self.autocast, threshold=0.0)
             return lambda: self._set() or label(batch)
         samples, ids = (exhaustive(data.index, data.unseen, 1) * count)[:count], data.unseen
         if what == "generalised":
