@@ -28,6 +28,7 @@ KINDS = {"plus": "ESDA+ (`plus`)", "esda": "ESDA (`esda`)", "catseg": "CAT-Seg (
          "naclip": "`naclip`", "clearclip": "`clearclip`", "maskclip": "`maskclip`", "clip_prior": "`clip_prior`",
          "notext": "`notext`", "everything": "`everything`", "supervised_plus": "ceiling of `plus`, not zero-shot",
          "supervised": "ceiling of `esda`, not zero-shot"}
+FOLDS = 4
 PEERS = ["plus", "esda", "lseg", "clipseg", "zegclip", "catseg", "naclip"]
 
 
@@ -90,8 +91,8 @@ def emoji_table(runs: pd.DataFrame, split: str) -> str:
         others = (("same artist", 10), ("other artist", 0), ("other artist", 10), ("other words", 0))
         rows.append([name, " x ".join(str(tested.get_level_values(level).nunique()) for level in tested.names),
                      cell(part["miou"], spread=True), against(runs, split, kind),
-                     *(cell(by_fold(runs, split, kind, *test)["miou"], of=len(part)) for test in others), cell(part["seen_miou"]),
-                     cell(part["name_auc"], ".3f"), cell(part["absent_name_miou"]),
+                     *(cell(by_fold(runs, split, kind, *test)["miou"], of=len(part)) for test in others),
+                     cell(part["seen_miou"]), cell(part["name_auc"], ".3f"), cell(part["absent_name_miou"]),
                      cell(part["presence_auroc"], ".3f")])
     return markdown_table([SPLITS[split], "folds x seeds", "unseen mIoU", "against ESDA+", "refined", "by OpenMoji",
                            "refined", "other words", "seen", "name AUC", "absent name", "presence AUROC"], rows)
@@ -105,7 +106,7 @@ def peers_table(runs: pd.DataFrame) -> str:
         for split in SPLITS:
             part = by_fold(runs, split, kind)
             other = [cell(by_fold(runs, split, kind, "other artist")["miou"])] * (split != "shapes")
-            row += [cell(part["miou"], spread=True), against(runs, split, kind), *other, cell(part["seen_miou"])]
+            row += [cell(part["miou"], spread=True, of=FOLDS), against(runs, split, kind), *other, cell(part["seen_miou"])]
         rows.append(row)
     heads = [head for split, name in SPLITS.items()
              for head in (name, "against ESDA+", *["by OpenMoji"] * (split != "shapes"), "seen")]
