@@ -6,7 +6,7 @@ from torch import Tensor
 from model.clip.dense import DenseEmbedding, dense_clip
 from model.clip.text_encoder import TextEmbedding
 from model.esda import NamedSegmenter, Segmentation
-from model.image_encoder import similarity_map
+from model.image_encoder import min_max
 
 PRIOR_THRESHOLD = 0.5   # from which on a prior in [0, 1] is foreground: the middle
 
@@ -34,6 +34,8 @@ class ClipPrior(NamedSegmenter):
 
     def segment(self, shared: DenseEmbedding, text: TextEmbedding, size: tuple[int, int], noise=None) -> Segmentation:
         """Segment B images for B names, at the input's ``size``; deterministic."""
-        prior = similarity_map(shared.joint[:, 0], text.cls, self.image_encoder.grid_of(size))      # (B, 1, h, h)
+        with torch.autocast(shared.joint.device.type, enabled=False):
+            match = (shared.joint[:, 0] @ F.normalize(text.cls.float(), dim=-1)[:, :, None])[..., 0]   # (B, n)
+        prior = min_max(match).unflatten(1, self.image_encoder.grid_of(size))[:, None]              # (B, 1, h, h)
         s = F.interpolate(prior, size=size, mode="bilinear", align_corners=False)
         return Segmentation(torch.cat([PRIOR_THRESHOLD - s, s - PRIOR_THRESHOLD], dim=1), prior)

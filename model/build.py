@@ -24,7 +24,8 @@ from model.rivals import Comparing
 DECODERS = {"convolutions": MaskDecoder, "guided": GuidedDecoder}   # option model.decoder: (width, channels) -> module
 tokenizer = cache(Tokenizer)    # one for all names, which remembers the words it has met
 OTHERS = "others"       # LSeg's label of all that a name does not fit
-READINGS = {"clip_prior": "output", "maskclip": "value", "naclip": "kk", "clearclip": "qq"}  # of model/clip/dense.py
+READINGS = {  # of model/clip/dense.py
+    "clip_prior": "output", "maskclip": "value", "naclip": "kk", "clearclip": "qq", "decomposed": "cls"}
 
 
 def build_model(cfg, weights: ClipWeights | None = None) -> NamedSegmenter:

@@ -60,9 +60,10 @@ class Augment:
 class Model:
     """CLIP and what ESDA adds to it"""
     kind: Literal["esda", "plus", "lseg", "clipseg", "zegclip", "catseg", "clip_prior", "maskclip", "naclip",
-                  "clearclip", "everything"] = option(
+                  "clearclip", "decomposed", "everything"] = option(
         "esda", "esda; plus: ESDA+ (docs/plus.md); lseg, clipseg, zegclip, catseg: other papers' heads "
-        "(docs/peers.md); without training: clip_prior, maskclip, naclip, clearclip, everything (model/baselines.py)")
+        "(docs/peers.md); without training: clip_prior, maskclip, naclip, clearclip, decomposed, everything "
+        "(model/baselines.py)")
     clip: str = option("weights/ViT-B-16.pt", "CLIP's weights in any format of model/clip/weights.py. Only the place: "
                        "runs know the weights themselves by a fingerprint", numbers=False)
     activation: Literal["auto", "quickgelu", "gelu"] = option(
@@ -103,7 +104,7 @@ class Model:
 @dataclass
 class Plus:
     """ESDA+ (docs/plus.md), for model.kind=plus"""
-    maps: list[Literal["output", "value", "kk", "qq"]] = option(
+    maps: list[Literal["output", "value", "kk", "qq", "cls"]] = option(
         ["output", "value"], "CLIP's similarity maps, readings of its last block (model/clip/dense.py); the first "
         "one's lead is the prior")
     channels: list[Literal["raw", "standardised", "lead"]] = option(

@@ -20,6 +20,8 @@ def encoder() -> VisionTransformer:
 
 def by_formula(encoder: VisionTransformer, images: torch.Tensor, reading: str, grid: tuple[int, int]) -> torch.Tensor:
     """The joint embedding of each patch, one head and one query at a time, in double precision."""
+    if reading == "cls":
+        return added_by_formula(encoder, images)
     with torch.no_grad():
         x = encoder.embed(images)
         for block in encoder.transformer.resblocks[:-1]:
@@ -51,6 +53,25 @@ def by_formula(encoder: VisionTransformer, images: torch.Tensor, reading: str, g
                            @ encoder.proj, dim=-1)
 
 
+def added_by_formula(encoder: VisionTransformer, images: torch.Tensor) -> torch.Tensor:
+    """What each patch adds to [CLS] in all blocks, one head and one patch at a time, through the last LayerNorm."""
+    x, d = encoder.embed(images), WIDTH // HEADS
+    n = x.shape[1] - 1
+    added = torch.zeros(len(x), n, WIDTH)
+    for block in encoder.transformer.resblocks:
+        q, k, v = (block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, dim=-1)
+        for at in (slice(head * d, (head + 1) * d) for head in range(HEADS)):
+            share = ((k[:, :, at] * q[:, :1, at]).sum(-1) / d ** 0.5).softmax(1)
+            for j in range(n):
+                added[:, j] += share[:, j + 1, None] * v[:, j + 1, at] @ block.attn.out_proj.weight[:, at].T
+        x = block(x)
+    cls, norm = x[:, 0], encoder.ln_post
+    assert torch.allclose((cls - cls.mean(1, keepdim=True)) / (cls.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+                          * norm.weight + norm.bias, norm(cls), atol=1e-5)
+    parts = (added - added.mean(2, keepdim=True)) / (cls.var(1, correction=0)[:, None, None] + 1e-5).sqrt()
+    return n ** 0.5 * (parts * norm.weight) @ encoder.proj / (norm(cls) @ encoder.proj).norm(dim=1)[:, None, None]
+
+
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("height", [SIDE, SIDE - PATCH])  # a square, and the part of it that `cut` leaves
 def test_each_reading_is_its_formula(reading, height, encoder):
@@ -63,7 +84,7 @@ def test_each_reading_is_its_formula(reading, height, encoder):
 def test_readings_come_in_the_order_asked_for_and_without_gradient(encoder):
     images = torch.randn(1, 3, SIDE, SIDE)
     tokens, joint, _ = dense_clip(encoder, images, READINGS)
-    assert joint.shape == (1, 4, 36, 12) and torch.equal(tokens, encoder(images))
+    assert joint.shape == (1, 5, 36, 12) and torch.equal(tokens, encoder(images))
     assert not joint.requires_grad and not tokens.requires_grad
     for k, reading in enumerate(READINGS):
         assert torch.equal(joint[:, k], dense_clip(encoder, images, (reading,)).joint[:, 0])

@@ -114,7 +114,7 @@ def test_the_name_floor_gives_every_class_the_same_word(checked_options, tmp_pat
     assert runs.results(folder)["presence_auroc"] == pytest.approx(0.5)  # an absent name is answered as a present one
 
 
-@pytest.mark.parametrize("baseline", ["everything", "clip_prior", "maskclip", "naclip", "clearclip"])
+@pytest.mark.parametrize("baseline", ["everything", "clip_prior", "maskclip", "naclip", "clearclip", "decomposed"])
 def test_baselines_need_no_training(baseline, tiny_options, tmp_path):
     script = ["--config", f"config/shapes/{baseline}.yaml", *tiny_options]
     done = in_process("test.py", *script)

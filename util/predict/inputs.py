@@ -14,7 +14,7 @@ from util.runtime.errors import UserError
 MOST_PIXELS = 1 << 27   # of an image: 134 megapixels, which take some 3 GB on their way
 MOST_NAMES = 254        # with the rival words: values of an 8-bit mask, less 0 for none and 255, by custom for ignored
 OURS = regex.compile(r"\.(json|overlay\.png|mask(-\d+)?\.png)$")     # what prediction writes
-TRAINING_FREE = ("clip_prior", "maskclip", "clearclip", "naclip")   # values of model.kind that need CLIP alone
+TRAINING_FREE = ("clip_prior", "maskclip", "clearclip", "naclip", "decomposed")   # kinds of model that need CLIP alone
 
 
 def find_images(arguments: list[str]) -> list[Path]:
