@@ -11,8 +11,8 @@ x (B, 1 + n, C) and q, k, v of ln_1(x), per head of width d:
             places a and b of the grid, 0 where one is [CLS] (NACLIP, Hajimiri 2025)
     qq      out(softmax(q q^T / sqrt(d)) v), no residual, no MLP (ClearCLIP, Lan 2024)
     cls     what the patch adds to [CLS] in the attention of *all* blocks, out(a v) with a the softmax from [CLS] to it,
-            through the last LayerNorm with [CLS]'s own deviation (Gandelsman 2024, arXiv 2310.05916, section 3, who
-            take the last four of twelve blocks or more). No unit vector: its length says how much it adds
+            through the last LayerNorm with [CLS]'s own deviation (Gandelsman 2024, arXiv 2310.05916, who find most of
+            the effect in the last four blocks). No unit vector: its length says how much it adds
 """
 from typing import NamedTuple
 
