@@ -103,7 +103,7 @@ def test_only_the_similarity_of_the_name_is_read(weights):
 
 
 @pytest.mark.parametrize("changes", [{}, {"decoder": "guided"}, {"width": 64}, {"patches": "affinity"},
-                                     {"maps": ["kk", "qq", "value"], "channels": ["lead"]}])
+                                     {"maps": ["kk", "qq", "value"], "channels": ["lead"]}, {"maps": ["cls", "kk"]}])
 def test_all_names_is_what_each_name_gives_alone(changes, weights):
     model, text = plus(weights, **changes)
     images = images_of(2, height=24)  # the part of the input that `cut` leaves
