@@ -23,11 +23,13 @@ TESTS = {"": "same artist", "-openmoji": "other artist", "-synonyms": "other wor
 KEY = ["split", "kind", "fold", "seed", "test", "refine"]
 SCORES = ["miou", "fb_iou", "seen_miou", "name_auc", "absent_name_miou", "presence_auroc", "present_empty",
           "absent_empty"]
-KINDS = {"plus": "ESDA+ (`plus`)", "esda": "ESDA (`esda`)", "catseg": "CAT-Seg (`catseg`)", "lseg": "LSeg (`lseg`)",
-         "clipseg": "CLIPSeg (`clipseg`)", "zegclip": "ZegCLIP (`zegclip`)", "clsclip": "ClsCLIP's (`clsclip`)",
-         "naclip": "`naclip`", "clearclip": "`clearclip`", "maskclip": "`maskclip`", "clip_prior": "`clip_prior`",
-         "notext": "`notext`", "everything": "`everything`", "supervised_plus": "ceiling of `plus`, not zero-shot",
-         "supervised": "ceiling of `esda`, not zero-shot"}
+KINDS = {
+    "plus": "ESDA+ (`plus`)", "plus4": "ESDA+ without the map `cls`", "esda": "ESDA (`esda`)",
+    "catseg": "CAT-Seg (`catseg`)", "lseg": "LSeg (`lseg`)", "clipseg": "CLIPSeg (`clipseg`)",
+    "zegclip": "ZegCLIP (`zegclip`)", "clsclip": "ClsCLIP's (`clsclip`)", "naclip": "`naclip`",
+    "clearclip": "`clearclip`", "decomposed": "`decomposed`", "maskclip": "`maskclip`", "clip_prior": "`clip_prior`",
+    "notext": "`notext`", "everything": "`everything`", "supervised_plus": "ceiling of `plus`, not zero-shot",
+    "supervised": "ceiling of `esda`, not zero-shot"}
 FOLDS = 4
 PEERS = ["plus", "esda", "lseg", "clipseg", "zegclip", "catseg", "naclip"]
 
