@@ -174,10 +174,11 @@ def put(page: str, name: str, table: str) -> None:
 
 
 def main() -> None:
-    runs = pd.read_csv(DOCS / "emoji.csv")
+    file = DOCS / "emoji.csv"
     if len(sys.argv) > 1:
-        runs = pd.concat([runs, collect(Path(sys.argv[1]))]).drop_duplicates(KEY, keep="last").sort_values(KEY)
-        runs.to_csv(DOCS / "emoji.csv", index=False, float_format="%.5g")
+        runs = pd.concat([pd.read_csv(file), collect(Path(sys.argv[1]))])
+        runs.drop_duplicates(KEY, keep="last").sort_values(KEY).to_csv(file, index=False, float_format="%.5g")
+    runs = pd.read_csv(file)    # rounded as the file is, so that it gives the same tables again
     costs = pd.read_csv(DOCS / "costs.csv", index_col="kind")
     for split in "emoji", "emoji60":
         put("emoji.md", split, emoji_table(runs, split))

@@ -16,7 +16,8 @@ def test_the_pages_hold_the_tables_of_their_csv(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "DOCS", tmp_path)
     monkeypatch.setattr("sys.argv", ["tables"])
     tables.main()
-    assert [(tmp_path / page).read_text() for page in pages] == before
+    changed = [page for page, text in zip(pages, before) if (tmp_path / page).read_text() != text]
+    assert not changed
     assert (tmp_path / "emoji.png").stat().st_size > 1e4 and (tmp_path / "peers.png").stat().st_size > 1e4
 
 
