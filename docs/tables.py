@@ -60,6 +60,11 @@ def runs_of(runs: pd.DataFrame, split: str, kind: str, test: str = "same artist"
     return of.set_index(["fold", "seed"])[SCORES]
 
 
+def measured(runs: pd.DataFrame) -> list[str]:
+    """List the splits that have runs."""
+    return [split for split in SPLITS if split in set(runs["split"])]
+
+
 def by_fold(*select) -> pd.DataFrame:
     """Average ``runs_of`` over seeds."""
     return runs_of(*select).groupby("fold").mean()
@@ -105,15 +110,15 @@ def peers_table(runs: pd.DataFrame) -> str:
     rows = []
     for kind in PEERS:
         row = [KINDS[kind]]
-        for split in SPLITS:
+        for split in measured(runs):
             part = by_fold(runs, split, kind)
             row += [cell(part["miou"], spread=True, of=FOLDS), against(runs, split, kind)]
             if split != "shapes":
                 row.append(cell(by_fold(runs, split, kind, "other artist")["miou"]))
             row.append(cell(part["seen_miou"]))
         rows.append(row)
-    heads = [head for split, name in SPLITS.items()
-             for head in (name, "against ESDA+", *["by OpenMoji"] * (split != "shapes"), "seen")]
+    heads = [head for split in measured(runs)
+             for head in (SPLITS[split], "against ESDA+", *["by OpenMoji"] * (split != "shapes"), "seen")]
     return markdown_table(["", *heads], rows)
 
 
@@ -150,7 +155,8 @@ def emoji_chart(runs: pd.DataFrame) -> Figure:
 def peers_chart(runs: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     """Draw unseen mIoU against the operations of an image with 20 names."""
     figure = Figure((16, 5.5), layout="constrained")
-    for axes, split in zip(figure.subplots(1, len(SPLITS), sharey=True), SPLITS):
+    splits = measured(runs)
+    for axes, split in zip(figure.subplots(1, len(splits), sharey=True), splits):
         for kind in PEERS:
             miou, x = by_fold(runs, split, kind)["miou"], costs.loc[kind, "GFLOP, 20 names"]
             mark, color = "D" if kind == "plus" else "o", "#C85200" if kind == "plus" else "#006BA4"
