@@ -54,6 +54,12 @@ def collect(exp: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def enter(file: Path, exp: Path) -> None:
+    """Write the runs below ``exp`` into the CSV ``file``, in place of older rows of the same."""
+    runs = pd.concat([pd.read_csv(file), collect(exp)]).drop_duplicates(KEY, keep="last").sort_values(KEY)
+    runs.to_csv(file, index=False, float_format="%.5g")
+
+
 def runs_of(runs: pd.DataFrame, split: str, kind: str, test: str = "same artist", refine: int = 0) -> pd.DataFrame:
     """Select one kind's scores in one test, a row for each fold and seed."""
     of = runs[(runs["split"] == split) & (runs["kind"] == kind) & (runs["test"] == test) & (runs["refine"] == refine)]
@@ -182,8 +188,7 @@ def put(page: str, name: str, table: str) -> None:
 def main() -> None:
     file = DOCS / "emoji.csv"
     if len(sys.argv) > 1:
-        runs = pd.concat([pd.read_csv(file), collect(Path(sys.argv[1]))])
-        runs.drop_duplicates(KEY, keep="last").sort_values(KEY).to_csv(file, index=False, float_format="%.5g")
+        enter(file, Path(sys.argv[1]))
     runs = pd.read_csv(file)    # rounded as the file is, so that it gives the same tables again
     costs = pd.read_csv(DOCS / "costs.csv", index_col="kind")
     for split in "emoji", "emoji60":

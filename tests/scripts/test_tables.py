@@ -44,3 +44,7 @@ def test_runs_become_rows_and_differences_are_paired_by_fold_and_seed(tmp_path):
     found = tables.against(runs, "emoji", "esda")                   # -10, -12, -4: mean -8.7, t(2) 4.303, s 4.163
     assert found == "-8.7 [-19.0, +1.7]" and tables.against(runs, "emoji", "plus") == ""
     assert pd.isna(runs["seen_miou"]).all() and runs["seed"].max() == pytest.approx(322)
+    shutil.copy(tables.DOCS / "emoji.csv", tmp_path)
+    tables.enter(tmp_path / "emoji.csv", tmp_path)
+    rows = tables.runs_of(pd.read_csv(tmp_path / "emoji.csv"), "emoji", "plus")["miou"]
+    assert rows.loc[0, 321] == 50 and rows.loc[0, 322] == 52 and rows.index.is_unique       # the older row has gone
